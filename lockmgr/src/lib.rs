@@ -1,1 +1,32 @@
-//! sluice-lockmgr
+//! The lock rules of Sluice: one table for all protocols, as a deterministic state machine.
+//!
+//! Owns access and share modes, byte ranges, cache grants with their breaks, delete-pending, waiters, disconnect and
+//! reclaim. The table does no I/O, reads no clock and starts no task: time is a parameter, and what has to
+//! happen outside comes back as effects. [`LockService`] is the thin async runtime around it. Nothing here knows a
+//! protocol beyond an owner tag.
+
+mod cache_grant;
+mod outcome;
+mod range;
+mod request;
+mod service;
+mod types;
+
+pub use cache_grant::{
+    BreakNotice, CacheGranted, CacheRequest, CacheSink, CacheState, GrantKey, LeaseId, OplockLevel,
+    RevokeReason,
+};
+pub use outcome::{
+    AckError, Closed, Conflict, ConflictKind, Denial, Entry, EntryKind, OpenState, Opened,
+    RangeHolder, RangeNotLocked,
+};
+pub use range::ByteRange;
+pub use request::{
+    BreakAck, IoKind, IoRequest, OnConflict, OpenRequest, OwnedRangeRequest, PlaceRequest,
+    RangeLock, RangeOwner, RangeRequest, StatOpen, Writers,
+};
+pub use service::{Clock, ListFilter, LockOptions, LockService, MonotonicClock};
+pub use types::{
+    Access, Actor, ClientId, Holder, Now, OpenId, OpenRef, Protocol, ResourceId, ShareMode,
+    WaiterId,
+};
