@@ -1,0 +1,101 @@
+//! The port to the content store: reading versions, writing new content, keeping house.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::error::Result;
+use crate::manifest::{Manifest, ObjectId, ObjectRef};
+
+/// Content that is made durable and ready to be committed.
+#[derive(Clone, Debug)]
+pub struct Sealed {
+    /// Where it is; goes into [`crate::Commit`] or [`crate::NewNode`].
+    pub manifest: Arc<Manifest>,
+    /// The state of the working content that it holds; goes into [`WorkingContent::committed`].
+    pub generation: u64,
+}
+
+/// Keeps immutable objects and hands out working contents on top of them.
+#[async_trait]
+pub trait ContentStore: Send + Sync {
+    /// Starts a working content whose bytes are those of `base` (`Manifest::default()` for an empty one). Costs nothing
+    /// until the first write; serves reads as well.
+    fn working(&self, base: Arc<Manifest>) -> Arc<dyn WorkingContent>;
+
+    /// Reads `len` bytes from `offset` of a version, fewer at its end; in as few slices as possible, checksums verified.
+    async fn read(&self, manifest: &Manifest, offset: u64, len: u32) -> Result<Vec<Bytes>>;
+
+    /// Bytes in all and bytes free in the store.
+    fn room(&self) -> Result<(u64, u64)>;
+
+    /// Whether the store accepts new objects; the error says why not.
+    async fn probe(&self) -> Result<()>;
+
+    /// All objects that are stored now, with their length, in no order.
+    async fn list(&self) -> Result<Vec<(ObjectId, u64)>>;
+
+    /// Objects that a living working content needs, uploads in flight included. An object that is stored, not in
+    /// here and (looked up after this call) not referenced by the repository is garbage for ever.
+    fn pinned(&self) -> std::collections::HashSet<ObjectId>;
+
+    /// Deletes an object; one that is not there is no error.
+    async fn delete(&self, object: ObjectId) -> Result<()>;
+
+    /// Reads a whole object past all caches and compares its checksums.
+    async fn verify(&self, object: &ObjectRef) -> Result<()>;
+
+    /// Deletes what uploads of a dead process left behind that `list` does not show; returns how many files.
+    async fn sweep(&self) -> Result<u64>;
+}
+
+/// The bytes of one content (main or stream) with changes that are not committed yet; one for each content with
+/// opens, shared by all of them. All methods may be called at once from several tasks; a write is seen by every read that starts
+/// after it returned.
+///
+/// Hold it until the commit of what it sealed is answered: the objects of a dropped working content are garbage
+/// unless a commit names them.
+#[async_trait]
+pub trait WorkingContent: Send + Sync {
+    /// Length in bytes, uncommitted changes included.
+    fn len(&self) -> u64;
+
+    /// Whether there is nothing.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether something changed since the last [`Self::committed`].
+    fn is_dirty(&self) -> bool;
+
+    /// Bytes that are only in memory: what a crash would lose now.
+    fn buffered(&self) -> u64;
+
+    /// Writes at `offset`, extending the content if needed (a gap reads as zeros). Keeps `data` without copying where possible and
+    /// begins to store full chunks in the background; waits while too much is in flight. An error of a background store is
+    /// told here or by `seal`; the bytes stay readable and are tried again by the next `seal`.
+    async fn write(&self, offset: u64, data: Bytes) -> Result<()>;
+
+    /// Reads `len` bytes from `offset`, fewer at the end.
+    async fn read(&self, offset: u64, len: u32) -> Result<Vec<Bytes>>;
+
+    /// Cuts or extends (with zeros, sparse).
+    async fn set_len(&self, len: u64) -> Result<()>;
+
+    /// Makes a range read as zeros without changing the length; frees its storage where whole chunks are covered.
+    async fn punch(&self, offset: u64, len: u64) -> Result<()>;
+
+    /// Ranges within `[offset, offset + len)` that hold data (not holes), ascending.
+    fn allocated_ranges(&self, offset: u64, len: u64) -> Vec<(u64, u64)>;
+
+    /// Makes everything written before the call durable and says where it is. Writes may go on meanwhile; they are
+    /// not part of it.
+    async fn seal(&self) -> Result<Sealed>;
+
+    /// The repository has committed what `seal` returned.
+    fn committed(&self, sealed: &Sealed);
+
+    /// Forgets all changes and goes back to `base` (an aborted transfer, a restore by someone else).
+    fn reset(&self, base: Arc<Manifest>);
+}
