@@ -1,1 +1,40 @@
-//! sluice-vfs
+//! The seam between the protocol heads and everything below: identity, permission check, write policy, lock decision,
+//! data, change notification. Outcomes are protocol-neutral; no protocol's status codes, wire structures or sockets appear here.
+//!
+//! A head authenticates somebody ([`Accounts`]), names the client machine ([`Vfs::client`]), asks for a [`Tree`] (that caller's
+//! view of one share) and works through it. Bytes can be read or written only through a value that proves a lock
+//! decision: an [`Open`], an [`Upload`], or the momentary calls of a [`Tree`], which take one inside.
+
+mod accounts;
+mod error;
+mod identity;
+mod listener;
+mod open;
+mod path;
+mod request;
+mod share;
+mod tree;
+mod upload;
+mod vfs;
+mod watch;
+
+pub use accounts::{Accounts, LoginRefused};
+pub use error::{Conflict, ConflictKind, HolderInfo, VfsError};
+pub use identity::{Caller, Client, ClientId, Identity, Protocol};
+pub use listener::{CacheBreak, CacheListener};
+pub use open::{GrantedCache, Open, OpenId, RangeLock, ReadData, Stability};
+pub use path::RelPath;
+pub use request::{
+    AccessMask, CacheRequest, CreateAction, Disposition, LeaseKey, LeaseState, NewNode, NodeType,
+    OpenFlags, OpenRequest, Opened, OplockLevel, ShareMode, Target,
+};
+pub use share::{Share, Squash};
+pub use sluice_repo::{
+    Ace, AceKind, Acl, AttributeChange, Attributes, CaseMode, ContentId, Cookie, DirEntry,
+    DosAttributes, ExtendedAttribute, NodeId, NodeKind, ShareId, Sid, Space, StreamInfo, Timestamp,
+    UserId, Version,
+};
+pub use tree::{CreateMode, DirPage, NfsLock, NfsLockAnswer, RemoveKind, Tree, WriteReceipt};
+pub use upload::{Download, Upload, UploadMode, UploadReceipt};
+pub use vfs::Vfs;
+pub use watch::{Change, ChangeAction, ChangeFilter, Watch};
