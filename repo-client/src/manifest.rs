@@ -3,6 +3,8 @@
 
 use bytes::Bytes;
 
+use crate::error::{RepoError, Result};
+
 /// Name of an immutable object in the content store; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectId(pub u128);
@@ -48,4 +50,252 @@ pub struct Manifest {
     pub objects: Vec<ObjectRef>,
     /// The ranges in ascending order, not overlapping.
     pub extents: Vec<Extent>,
+}
+
+/// First byte of every encoding.
+const FORMAT: u8 = 1;
+const INLINE: u8 = 0;
+const EXTENTS: u8 = 1;
+
+impl Manifest {
+    /// A document whose bytes are all in the manifest.
+    pub fn inline(bytes: Bytes) -> Manifest {
+        Manifest {
+            size: bytes.len() as u64,
+            inline: bytes,
+            ..Manifest::default()
+        }
+    }
+
+    /// Bytes of storage that it refers to.
+    pub fn stored_bytes(&self) -> u64 {
+        self.inline.len() as u64 + self.extents.iter().map(|e| u64::from(e.len)).sum::<u64>()
+    }
+
+    /// Whether offsets, lengths and indices fit together; a manifest that came from outside is checked before use.
+    pub fn check(&self) -> Result<()> {
+        let bad = |what: &str| Err(RepoError::Corrupt(format!("manifest: {what}")));
+        if self.size > DOCUMENT_BYTES_MAX {
+            return Err(RepoError::TooLarge);
+        }
+        if self.inline.len() as u64 > self.size
+            || (!self.inline.is_empty() && !self.extents.is_empty())
+        {
+            return bad("inline bytes beside extents or past the end");
+        }
+        let mut end = 0;
+        for e in &self.extents {
+            let Some(object) = self.objects.get(e.object as usize) else {
+                return bad("no such object");
+            };
+            let object_end = u64::from(e.object_offset) + u64::from(e.len);
+            if e.len == 0 || e.offset < end || object_end > u64::from(object.len) {
+                return bad("extents out of order or past their object");
+            }
+            end = e.offset.saturating_add(u64::from(e.len));
+        }
+        if end > self.size {
+            return bad("extents past the end");
+        }
+        match self
+            .objects
+            .iter()
+            .all(|o| o.sums.len() == o.len.div_ceil(CHECK_BLOCK_BYTES) as usize)
+        {
+            true => Ok(()),
+            false => bad("checksums missing"),
+        }
+    }
+
+    /// The bytes that a metadata store keeps.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(16 + self.inline.len() + self.objects.len() * 280);
+        out.push(FORMAT);
+        put_int(&mut out, self.size);
+        if self.extents.is_empty() {
+            out.push(INLINE);
+            out.extend_from_slice(&self.inline);
+            return out;
+        }
+        out.push(EXTENTS);
+        put_int(&mut out, self.objects.len() as u64);
+        for object in &self.objects {
+            out.extend_from_slice(&object.id.0.to_be_bytes());
+            put_int(&mut out, u64::from(object.len));
+            for sum in object.sums.iter() {
+                out.extend_from_slice(&sum.to_le_bytes());
+            }
+        }
+        let mut end = 0;
+        for e in &self.extents {
+            put_int(&mut out, e.offset - end);
+            put_int(&mut out, u64::from(e.len));
+            put_int(&mut out, u64::from(e.object));
+            put_int(&mut out, u64::from(e.object_offset));
+            end = e.offset + u64::from(e.len);
+        }
+        out
+    }
+
+    /// Reads an encoding; inline bytes stay a slice of it.
+    pub fn decode(bytes: Bytes) -> Result<Manifest> {
+        let mut reader = Reader(bytes);
+        let manifest = reader
+            .manifest()
+            .ok_or_else(|| RepoError::Corrupt("manifest: cut off or unknown".into()))?;
+        manifest.check()?;
+        Ok(manifest)
+    }
+}
+
+fn put_int(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+struct Reader(Bytes);
+
+impl Reader {
+    fn take(&mut self, n: usize) -> Option<Bytes> {
+        (n <= self.0.len()).then(|| self.0.split_to(n))
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        let first = *self.0.first()?;
+        self.0 = self.0.slice(1..);
+        Some(first)
+    }
+
+    fn int(&mut self) -> Option<u64> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            value |= u64::from(byte & 0x7f).checked_shl(shift)?;
+            if byte & 0x80 == 0 {
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    fn int32(&mut self) -> Option<u32> {
+        self.int()?.try_into().ok()
+    }
+
+    fn manifest(&mut self) -> Option<Manifest> {
+        if self.byte()? != FORMAT {
+            return None;
+        }
+        let size = self.int()?;
+        match self.byte()? {
+            INLINE => Some(Manifest {
+                size,
+                inline: std::mem::take(&mut self.0),
+                ..Manifest::default()
+            }),
+            EXTENTS => self.extents(size),
+            _ => None,
+        }
+    }
+
+    fn extents(&mut self, size: u64) -> Option<Manifest> {
+        let mut manifest = Manifest {
+            size,
+            ..Manifest::default()
+        };
+        for _ in 0..self.int()? {
+            let id = ObjectId(u128::from_be_bytes(
+                self.take(16)?.as_ref().try_into().ok()?,
+            ));
+            let len = self.int32()?;
+            let sums = self.take(4 * len.div_ceil(CHECK_BLOCK_BYTES) as usize)?;
+            let sums = sums
+                .chunks_exact(4)
+                .map(|c| c.iter().rev().fold(0, |n, b| n << 8 | u32::from(*b)))
+                .collect();
+            manifest.objects.push(ObjectRef { id, len, sums });
+        }
+        let mut end = 0u64;
+        while !self.0.is_empty() {
+            let offset = end.checked_add(self.int()?)?;
+            let extent = Extent {
+                offset,
+                len: self.int32()?,
+                object: self.int32()?,
+                object_offset: self.int32()?,
+            };
+            end = offset.checked_add(u64::from(extent.len))?;
+            manifest.extents.push(extent);
+        }
+        Some(manifest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Manifest {
+        let object = |id, len: u32| ObjectRef {
+            id: ObjectId(id),
+            len,
+            sums: (0..len.div_ceil(CHECK_BLOCK_BYTES))
+                .map(|n| n.wrapping_mul(0x9e37_79b9))
+                .collect(),
+        };
+        Manifest {
+            size: 9 << 20,
+            inline: Bytes::new(),
+            objects: vec![object(u128::MAX - 5, 4 << 20), object(7, 100)],
+            extents: vec![
+                Extent {
+                    offset: 0,
+                    len: 65536,
+                    object: 0,
+                    object_offset: 0,
+                },
+                Extent {
+                    offset: 65536,
+                    len: 100,
+                    object: 1,
+                    object_offset: 0,
+                },
+                Extent {
+                    offset: 8 << 20,
+                    len: 1 << 20,
+                    object: 0,
+                    object_offset: 3 << 20,
+                },
+            ],
+        }
+    }
+
+    #[test]
+    fn a_manifest_survives_its_encoding() {
+        for manifest in [
+            Manifest::default(),
+            Manifest::inline(Bytes::from_static(b"abc")),
+            sample(),
+        ] {
+            assert_eq!(Manifest::decode(manifest.encode().into()), Ok(manifest));
+        }
+    }
+
+    #[test]
+    fn no_cut_or_changed_encoding_makes_a_manifest_that_reads_out_of_bounds() {
+        let bytes = sample().encode();
+        for cut in 0..bytes.len() {
+            if let Ok(manifest) = Manifest::decode(Bytes::copy_from_slice(&bytes[..cut])) {
+                assert_eq!(manifest.check(), Ok(()));
+            }
+            let mut changed = bytes.clone();
+            changed[cut] ^= 0x81;
+            if let Ok(manifest) = Manifest::decode(changed.into()) {
+                assert_eq!(manifest.check(), Ok(()));
+            }
+        }
+    }
 }

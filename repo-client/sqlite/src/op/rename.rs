@@ -1,0 +1,168 @@
+//! Moving a name, replacing another one in the same transaction.
+
+use rusqlite::{OptionalExtension, params};
+use sluice_repo::{
+    Attributes, CaseMode, LastLink, NodeId, NodeKind, ROOT, Renamed, Replace, RepoError, Result,
+    Unlinked, check_name, fold_name,
+};
+
+use super::remove::{delete_entry, find, other_parent, take_name};
+use super::{bump, insert_entry, save, save_folder};
+use crate::error::{corrupt, db};
+use crate::row::{self, Entry};
+use crate::writer::{Touch, Tx};
+
+/// Deepest folder; deeper means that the tree has a loop.
+pub(crate) const DEPTH_MAX: usize = 100_000;
+
+/// What to move where.
+pub(crate) struct Move {
+    pub(crate) old_parent: NodeId,
+    pub(crate) old_name: String,
+    pub(crate) expected: Option<NodeId>,
+    pub(crate) new_parent: NodeId,
+    pub(crate) new_name: String,
+    pub(crate) case: CaseMode,
+    pub(crate) replace: Replace,
+}
+
+/// Moves an entry.
+pub(crate) fn rename(tx: &mut Tx<'_>, wanted: &Move) -> Result<Renamed> {
+    check_name(&wanted.new_name)?;
+    let old_folder = row::folder(tx.conn, wanted.old_parent)?;
+    let entry = find(tx, wanted.old_parent, &wanted.old_name, wanted.expected)?;
+    let new_folder = row::folder(tx.conn, wanted.new_parent)?;
+    let node = row::node(tx.conn, entry.node)?;
+    if node.kind == NodeKind::Directory {
+        check_not_inside(tx, node.id, new_folder.id)?;
+    }
+    let target = target(tx, wanted, &entry)?;
+    if target.as_ref().is_some_and(|t| t.node == node.id)
+        || (wanted.old_parent == wanted.new_parent && wanted.old_name == wanted.new_name)
+    {
+        return Ok(Renamed {
+            attributes: node,
+            replaced: None,
+            same_node: true,
+            old_parent: (old_folder.clone(), old_folder.change_id),
+            new_parent: (new_folder.clone(), new_folder.change_id),
+        });
+    }
+    let replaced = match &target {
+        None => None,
+        Some(target) => Some(replace(tx, wanted, &node, target)?),
+    };
+    carry_out(tx, wanted, &entry, node, old_folder, new_folder, replaced)
+}
+
+/// The entry that stands in the way: not the moved one itself.
+fn target(tx: &Tx<'_>, wanted: &Move, moved: &Entry) -> Result<Option<Entry>> {
+    let mut found = row::entries(tx.conn, wanted.new_parent, &fold_name(&wanted.new_name))?;
+    found.retain(|e| e.cookie != moved.cookie);
+    Ok(row::choose(&found, &wanted.new_name, wanted.case).cloned())
+}
+
+fn replace(
+    tx: &mut Tx<'_>,
+    wanted: &Move,
+    node: &Attributes,
+    target: &Entry,
+) -> Result<(Attributes, bool)> {
+    let last: LastLink = match wanted.replace {
+        Replace::Node(id, last) if id == target.node => last,
+        Replace::Node(id, _) => return Err(RepoError::Stale(id)),
+        Replace::No => return Err(RepoError::Exists),
+    };
+    let kind = row::node(tx.conn, target.node)?.kind;
+    match (
+        node.kind == NodeKind::Directory,
+        kind == NodeKind::Directory,
+    ) {
+        (true, false) => return Err(RepoError::NotDirectory),
+        (false, true) => return Err(RepoError::IsDirectory),
+        _ => {}
+    }
+    take_name(tx, wanted.new_parent, target, last)
+}
+
+fn carry_out(
+    tx: &mut Tx<'_>,
+    wanted: &Move,
+    entry: &Entry,
+    mut node: Attributes,
+    mut old_folder: Attributes,
+    mut new_folder: Attributes,
+    replaced: Option<(Attributes, bool)>,
+) -> Result<Renamed> {
+    let is_folder = i32::from(node.kind == NodeKind::Directory);
+    let lost = i32::from(
+        replaced
+            .as_ref()
+            .is_some_and(|(a, _)| a.kind == NodeKind::Directory),
+    );
+    let same_folder = old_folder.id == new_folder.id;
+    let fold = fold_name(&wanted.new_name);
+    let (old_before, new_before);
+    if same_folder {
+        tx.touch(Touch::Name(old_folder.id, fold_name(&entry.name)));
+        tx.conn
+            .prepare_cached(
+                "UPDATE entry SET name = ?3, fold = ?4 WHERE parent = ?1 AND cookie = ?2",
+            )
+            .and_then(|mut s| {
+                s.execute(params![
+                    old_folder.id.0 as i64,
+                    entry.cookie.0 as i64,
+                    wanted.new_name,
+                    fold
+                ])
+            })
+            .map_err(db)?;
+        tx.touch(Touch::Name(old_folder.id, fold));
+        old_before = save_folder(tx, &mut old_folder, -lost)?;
+        new_before = old_before;
+        new_folder = old_folder.clone();
+    } else {
+        delete_entry(tx, old_folder.id, entry.cookie, &fold_name(&entry.name))?;
+        insert_entry(tx, new_folder.id, &wanted.new_name, fold, node.id)?;
+        old_before = save_folder(tx, &mut old_folder, -is_folder)?;
+        new_before = save_folder(tx, &mut new_folder, is_folder - lost)?;
+        node.parent = other_parent(tx, node.id)?;
+    }
+    let now = tx.now;
+    bump(&mut node, now);
+    save(tx, &node)?;
+    Ok(Renamed {
+        attributes: node,
+        replaced: replaced.map(|(attributes, orphaned)| Unlinked {
+            attributes,
+            orphaned,
+            parent: new_folder.clone(),
+            parent_change_before: new_before,
+        }),
+        same_node: false,
+        old_parent: (old_folder, old_before),
+        new_parent: (new_folder, new_before),
+    })
+}
+
+/// Refuses to move a folder into itself or below itself.
+fn check_not_inside(tx: &Tx<'_>, folder: NodeId, destination: NodeId) -> Result<()> {
+    let mut at = destination;
+    for _ in 0..DEPTH_MAX {
+        if at == folder {
+            return Err(RepoError::IntoItself);
+        }
+        if at == ROOT {
+            return Ok(());
+        }
+        let parent: Option<i64> = tx
+            .conn
+            .prepare_cached("SELECT parent FROM node WHERE id = ?1")
+            .and_then(|mut s| s.query_row([at.0 as i64], |row| row.get(0)).optional())
+            .map_err(db)?
+            .flatten();
+        at = NodeId(parent.ok_or(RepoError::Stale(at))? as u64);
+    }
+    Err(corrupt("a folder contains itself"))
+}

@@ -1,0 +1,85 @@
+//! Connections: how they are tuned, and the stock of read connections. A read takes some 10 us and is made in line.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rusqlite::{Connection, OpenFlags};
+use sluice_repo::Result;
+
+use crate::error::db;
+
+/// Read connections kept for the next reader.
+const IDLE_MAX: usize = 16;
+
+/// Opens the connection that changes the database.
+pub(crate) fn open_writer(path: &Path) -> Result<Connection> {
+    let conn = Connection::open(path).map_err(db)?;
+    conn.execute_batch(
+        "PRAGMA page_size = 4096; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
+         PRAGMA wal_autocheckpoint = 0; PRAGMA foreign_keys = OFF;",
+    )
+    .map_err(db)?;
+    tune(&conn, 128 << 10)?;
+    Ok(conn)
+}
+
+fn tune(conn: &Connection, cache_kib: u32) -> Result<()> {
+    conn.busy_timeout(Duration::from_secs(10)).map_err(db)?;
+    conn.set_prepared_statement_cache_capacity(128);
+    conn.execute_batch(&format!(
+        "PRAGMA cache_size = -{cache_kib}; PRAGMA mmap_size = 4294967296; PRAGMA temp_store = MEMORY;"
+    ))
+    .map_err(db)
+}
+
+/// Read connections to one database.
+pub(crate) struct Readers {
+    path: PathBuf,
+    /// Not in use now. Taken and given back only; no call is made under the lock.
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Readers {
+    pub(crate) fn new(path: &Path) -> Self {
+        Readers {
+            path: path.to_owned(),
+            idle: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Runs `read` on a connection of its own.
+    pub(crate) fn with<T>(&self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        let idle = self.idle.lock().pop();
+        let conn = match idle {
+            Some(conn) => conn,
+            None => self.open()?,
+        };
+        let result = read(&conn);
+        let mut idle = self.idle.lock();
+        if idle.len() < IDLE_MAX {
+            idle.push(conn);
+        }
+        result
+    }
+
+    /// Runs `read` so that all its queries see one state of the database.
+    pub(crate) fn with_snapshot<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T>,
+    ) -> Result<T> {
+        self.with(|conn| {
+            let tx = conn.unchecked_transaction().map_err(db)?;
+            let result = read(&tx);
+            tx.commit().map_err(db)?;
+            result
+        })
+    }
+
+    fn open(&self) -> Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let conn = Connection::open_with_flags(&self.path, flags).map_err(db)?;
+        tune(&conn, 8 << 10)?;
+        Ok(conn)
+    }
+}

@@ -1,0 +1,324 @@
+//! The one thread that changes the database, and its group commit: everything that arrives while a commit is on its
+//! way to the disk goes into the next one. Each change runs in a savepoint, so that a refused one leaves the others alone, and
+//! is answered only after the commit (invariant I4), the caches cleared before that.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use rusqlite::Connection;
+use sluice_repo::{ContentId, NodeId, RepoError, Result, Timestamp};
+use tokio::sync::oneshot;
+
+use crate::checkpoint::Checkpointer;
+use crate::error::db;
+
+/// Most changes in one transaction.
+const BATCH_MAX: usize = 1024;
+/// Ids taken from the database at once.
+const ID_BLOCK: i64 = 1 << 16;
+
+/// What a change has made stale in the caches.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Touch {
+    Node(NodeId),
+    Name(NodeId, String),
+    Head(ContentId),
+    Acl(NodeId),
+    Records,
+}
+
+/// What a change works with.
+pub(crate) struct Tx<'a> {
+    pub(crate) conn: &'a Connection,
+    pub(crate) now: Timestamp,
+    state: &'a mut State,
+    touched: &'a mut Vec<Touch>,
+    /// Why the transaction is gone, if it is: SQLite rolls back by itself when the disk is full.
+    lost: Option<RepoError>,
+}
+
+/// What the writer remembers between transactions; all of it can be had again from the database.
+#[derive(Default)]
+struct State {
+    next_id: i64,
+    reserved_id: i64,
+    acl_ids: HashMap<String, i64>,
+}
+
+/// ACLs whose id the writer remembers.
+const ACL_IDS_MAX: usize = 4096;
+
+impl Tx<'_> {
+    pub(crate) fn touch(&mut self, touch: Touch) {
+        self.touched.push(touch);
+    }
+
+    /// A number that was never used before, for nodes, entries and objects of the namespace.
+    pub(crate) fn new_id(&mut self) -> Result<i64> {
+        if self.state.next_id >= self.state.reserved_id {
+            let reserved: i64 = self
+                .conn
+                .prepare_cached(
+                    "INSERT INTO counter(key, value) VALUES ('ids', ?1 + ?2)
+                     ON CONFLICT(key) DO UPDATE SET value = value + ?2 RETURNING value",
+                )
+                .and_then(|mut s| s.query_row([16, ID_BLOCK], |row| row.get(0)))
+                .map_err(db)?;
+            self.state.next_id = reserved - ID_BLOCK;
+            self.state.reserved_id = reserved;
+        }
+        self.state.next_id += 1;
+        Ok(self.state.next_id - 1)
+    }
+
+    /// Id of an ACL with this body, storing it if it is new.
+    pub(crate) fn acl_id(&mut self, body: String) -> Result<i64> {
+        if let Some(id) = self.state.acl_ids.get(&body) {
+            return Ok(*id);
+        }
+        let id = self
+            .conn
+            .prepare_cached("INSERT INTO acl(body) VALUES (?1) ON CONFLICT(body) DO UPDATE SET body = body RETURNING id")
+            .and_then(|mut s| s.query_row([&body], |row| row.get(0)))
+            .map_err(db)?;
+        if self.state.acl_ids.len() >= ACL_IDS_MAX {
+            self.state.acl_ids.clear();
+        }
+        self.state.acl_ids.insert(body, id);
+        Ok(id)
+    }
+}
+
+type Answer = Box<dyn FnOnce(Result<()>) + Send>;
+type Job = Box<dyn FnOnce(&mut Tx<'_>) -> Answer + Send>;
+
+/// Takes changes and carries them out in order.
+pub(crate) struct Writer {
+    jobs: Mutex<Option<mpsc::Sender<Job>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    /// Access times noted since the last transaction.
+    accessed: Arc<Mutex<HashMap<NodeId, Timestamp>>>,
+    batches: Arc<AtomicU64>,
+}
+
+/// Called with everything that a commit has made stale, before the changes are answered.
+pub(crate) type Invalidate = Box<dyn Fn(&[Touch]) + Send>;
+
+impl Writer {
+    pub(crate) fn start(
+        conn: Connection,
+        checkpointer: Checkpointer,
+        invalidate: Invalidate,
+    ) -> Result<Writer> {
+        let (jobs, queue) = mpsc::channel();
+        let accessed = Arc::new(Mutex::new(HashMap::new()));
+        let batches = Arc::new(AtomicU64::new(0));
+        let worker = Worker {
+            conn,
+            checkpointer,
+            invalidate,
+            accessed: accessed.clone(),
+            batches: batches.clone(),
+            state: State::default(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("repo-writer".into())
+            .spawn(move || worker.run(&queue))
+            .map_err(|e| RepoError::Unavailable(format!("cannot start the writer thread: {e}")))?;
+        Ok(Writer {
+            jobs: Mutex::new(Some(jobs)),
+            thread: Mutex::new(Some(thread)),
+            accessed,
+            batches,
+        })
+    }
+
+    /// Carries out a change; answers after it is durable, or says why it was not made.
+    pub(crate) async fn change<T, F>(&self, change: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let job: Job = Box::new(move |tx| {
+            let outcome = in_savepoint(tx, change);
+            Box::new(move |committed: Result<()>| {
+                // The asker may have gone; the change stands all the same.
+                let _ = reply.send(match (outcome, committed) {
+                    (Ok(value), Ok(())) => Ok(value),
+                    (Err(refused), _) => Err(refused),
+                    (Ok(_), Err(failed)) => Err(failed),
+                });
+            })
+        });
+        let sent = self
+            .jobs
+            .lock()
+            .as_ref()
+            .is_some_and(|jobs| jobs.send(job).is_ok());
+        if !sent {
+            return Err(closed());
+        }
+        answer.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// Notes an access time for the next transaction.
+    pub(crate) fn note_access(&self, node: NodeId, at: Timestamp) {
+        let mut accessed = self.accessed.lock();
+        if accessed.len() < BATCH_MAX {
+            accessed.insert(node, at);
+        }
+    }
+
+    /// Transactions committed so far.
+    pub(crate) fn batches(&self) -> u64 {
+        self.batches.load(Ordering::Relaxed)
+    }
+
+    /// Finishes what was asked for, writes everything to the database file and ends the thread.
+    pub(crate) fn stop(&self) {
+        drop(self.jobs.lock().take());
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("the repository's writer thread panicked");
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn closed() -> RepoError {
+    RepoError::Unavailable("the repository is closed".into())
+}
+
+fn in_savepoint<T>(tx: &mut Tx<'_>, change: impl FnOnce(&mut Tx<'_>) -> Result<T>) -> Result<T> {
+    if let Some(error) = &tx.lost {
+        return Err(error.clone());
+    }
+    step(tx.conn, "SAVEPOINT change")?;
+    let mark = tx.touched.len();
+    let result = change(tx);
+    let Err(error) = &result else {
+        step(tx.conn, "RELEASE change")?;
+        return result;
+    };
+    if tx.conn.is_autocommit() {
+        tx.lost = Some(error.clone());
+        return result;
+    }
+    step(tx.conn, "ROLLBACK TO change")?;
+    step(tx.conn, "RELEASE change")?;
+    tx.touched.truncate(mark);
+    // Ids and ACLs that this change made are gone with it.
+    tx.state.reserved_id = tx.state.reserved_id.min(tx.state.next_id);
+    tx.state.acl_ids.clear();
+    result
+}
+
+fn step(conn: &Connection, sql: &str) -> Result<()> {
+    conn.prepare_cached(sql)
+        .and_then(|mut s| s.execute([]))
+        .map_err(db)
+        .map(|_| ())
+}
+
+struct Worker {
+    conn: Connection,
+    checkpointer: Checkpointer,
+    invalidate: Invalidate,
+    accessed: Arc<Mutex<HashMap<NodeId, Timestamp>>>,
+    batches: Arc<AtomicU64>,
+    state: State,
+}
+
+impl Worker {
+    fn run(mut self, queue: &mpsc::Receiver<Job>) {
+        let mut batch = Vec::new();
+        while let Ok(first) = queue.recv() {
+            batch.push(first);
+            batch.extend(queue.try_iter().take(BATCH_MAX - 1));
+            self.commit(&mut batch);
+            self.checkpointer.after_commit(&self.conn);
+        }
+        self.commit(&mut batch);
+        self.checkpointer.finish(&self.conn);
+    }
+
+    fn commit(&mut self, batch: &mut Vec<Job>) {
+        let mut touched = Vec::new();
+        let mut answers = Vec::with_capacity(batch.len());
+        let outcome = self.transact(batch, &mut touched, &mut answers);
+        match &outcome {
+            Ok(()) => (self.invalidate)(&touched),
+            Err(error) => {
+                tracing::error!(%error, changes = answers.len(), "a transaction of the repository failed");
+                if !self.conn.is_autocommit() {
+                    // A rollback that fails leaves nothing to roll back.
+                    let _ = self.conn.execute_batch("ROLLBACK");
+                }
+                self.state = State::default();
+                // It may have reached the disk all the same.
+                (self.invalidate)(&touched);
+            }
+        }
+        self.batches.fetch_add(1, Ordering::Relaxed);
+        for answer in answers {
+            answer(outcome.clone());
+        }
+    }
+
+    fn transact(
+        &mut self,
+        batch: &mut Vec<Job>,
+        touched: &mut Vec<Touch>,
+        answers: &mut Vec<Answer>,
+    ) -> Result<()> {
+        let lost = step(&self.conn, "BEGIN IMMEDIATE").err();
+        let mut tx = Tx {
+            conn: &self.conn,
+            now: now(),
+            state: &mut self.state,
+            touched,
+            lost,
+        };
+        for job in batch.drain(..) {
+            answers.push(job(&mut tx));
+        }
+        let accessed = std::mem::take(&mut *self.accessed.lock());
+        for (node, at) in accessed {
+            // A refusal here is met again by the commit if it matters.
+            let _ = in_savepoint(&mut tx, |tx| touch_accessed(tx, node, at));
+        }
+        match tx.lost {
+            Some(error) => Err(error),
+            None => step(&self.conn, "COMMIT"),
+        }
+    }
+}
+
+fn touch_accessed(tx: &mut Tx<'_>, node: NodeId, at: Timestamp) -> Result<()> {
+    tx.conn
+        .prepare_cached("UPDATE node SET atime = ?2 WHERE id = ?1")
+        .and_then(|mut s| s.execute([node.0 as i64, at.0]))
+        .map_err(db)?;
+    tx.touch(Touch::Node(node));
+    Ok(())
+}
+
+/// The time of day.
+pub(crate) fn now() -> Timestamp {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Timestamp(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
+}
