@@ -226,7 +226,14 @@ pub trait CacheSink: Send + Sync {
     /// Give a cache grant back.
     fn on_break(&self, notice: &BreakNotice);
     /// This open no longer exists: forget the handle and whatever it kept.
-    fn on_revoked(&self, open: crate::types::OpenRef, reason: RevokeReason);
+    ///
+    /// `closed` is what [`crate::LockService::close`] would have said: the receiver deletes what it names.
+    fn on_revoked(
+        &self,
+        open: crate::types::OpenRef,
+        reason: RevokeReason,
+        closed: crate::outcome::Closed,
+    );
     /// This cache grant no longer exists, while its opens do.
     fn on_cache_revoked(&self, resource: ResourceId, grant: GrantKey, reason: RevokeReason);
 }

@@ -5,12 +5,27 @@
 //! happen outside comes back as effects. [`LockService`] is the thin async runtime around it. Nothing here knows a
 //! protocol beyond an owner tag.
 
+mod byte_range;
 mod cache_grant;
+mod caches;
+mod claims;
+mod conflict;
+mod document;
+mod env;
+mod grant_set;
+mod io;
+mod listing;
+mod locks;
+mod obstacle;
 mod outcome;
 mod range;
 mod request;
 mod service;
+mod shards;
+mod share_mode;
+mod table;
 mod types;
+mod wait_queue;
 
 pub use cache_grant::{
     BreakNotice, CacheGranted, CacheRequest, CacheSink, CacheState, GrantKey, LeaseId, OplockLevel,

@@ -1,0 +1,492 @@
+//! When caches are granted, called back and given up (MS-FSA 2.1.4.12, 2.1.5.18; MS-SMB2 3.3.5.9.8, 3.3.5.22).
+
+use std::sync::Arc;
+
+use crate::cache_grant::{
+    CacheGranted, CacheRequest, CacheSink, CacheState, GrantKey, LeaseId, OplockLevel, RevokeReason,
+};
+use crate::document::Document;
+use crate::env::{Due, Effect, Env};
+use crate::grant_set::{Breaking, Grant};
+use crate::obstacle::{Need, Obstacle};
+use crate::outcome::AckError;
+use crate::request::OpenRequest;
+use crate::share_mode::Open;
+use crate::types::{Access, ClientId, OpenId};
+
+/// Whose request it is: its own caches are not called back.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Who {
+    pub open: Option<OpenId>,
+    pub lease: Option<GrantKey>,
+    pub client: ClientId,
+}
+
+impl Who {
+    pub(crate) fn owns(&self, key: GrantKey) -> bool {
+        match key {
+            GrantKey::Oplock(open) => self.open == Some(open),
+            GrantKey::Lease(_) => self.lease == Some(key),
+            GrantKey::Delegation(client) => self.client == client,
+        }
+    }
+}
+
+/// How far calling back has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// Nothing needs to be waited for.
+    Ready,
+    /// A holder has to answer first.
+    Wait(Obstacle),
+    /// Opens were taken away: look again from the start.
+    Again,
+}
+
+impl Document {
+    /// True if this grant caches a handle that giving back could close.
+    pub(crate) fn caches_handle(&self, stream: u32, key: GrantKey) -> bool {
+        self.grants.any_handle()
+            && self
+                .grants
+                .find(stream, key)
+                .is_some_and(|g| g.state.has(CacheState::H))
+    }
+
+    /// Calls back whatever others cache of a stream beyond what `need` leaves. `write`: the request is for writing, which
+    /// a read delegation does not outlive. `spare_leases`: a stat open that reads the security descriptor.
+    pub(crate) fn call_back(
+        &mut self,
+        env: &mut Env,
+        stream: u32,
+        who: &Who,
+        need: Need,
+        write: bool,
+        spare_leases: bool,
+    ) -> Progress {
+        let nothing_to_do = match need {
+            Need::NoWrite => !self.grants.any_write() && !write,
+            Need::NoHandle | Need::Nothing => !self.grants.any(),
+        };
+        if nothing_to_do {
+            return Progress::Ready;
+        }
+        let mut progress = Progress::Ready;
+        for at in 0..self.grants.len() {
+            let Some(grant) = self.grants.at(at) else {
+                break;
+            };
+            if grant.stream != stream || who.owns(grant.key) || (spare_leases && grant.is_lease()) {
+                continue;
+            }
+            match self.call_back_at(env, at, need, write) {
+                Progress::Ready => {}
+                Progress::Wait(obstacle) => progress = Progress::Wait(obstacle),
+                Progress::Again => return Progress::Again,
+            }
+        }
+        progress
+    }
+
+    /// The same for one grant.
+    pub(crate) fn call_back_one(
+        &mut self,
+        env: &mut Env,
+        stream: u32,
+        key: GrantKey,
+        need: Need,
+    ) -> Progress {
+        match self.grants.position(stream, key) {
+            Some(at) => self.call_back_at(env, at, need, true),
+            None => Progress::Ready,
+        }
+    }
+
+    fn call_back_at(&mut self, env: &mut Env, at: usize, need: Need, write: bool) -> Progress {
+        let Some(grant) = self.grants.at_mut(at) else {
+            return Progress::Ready;
+        };
+        let delegation = grant.is_delegation();
+        let leaves = if delegation {
+            let stays = need == Need::NoWrite && !write && !grant.state.has(CacheState::W);
+            if stays { grant.state } else { CacheState::NONE }
+        } else {
+            need.leaves(grant.state, grant.is_lease())
+        };
+        if leaves == grant.state {
+            return Progress::Ready;
+        }
+        let must_wait = delegation || !grant.state.common(need.waits_for()).is_empty();
+        let obstacle = Obstacle::Grant {
+            stream: grant.stream,
+            key: grant.key,
+        };
+        if let Some(breaking) = &mut grant.breaking {
+            // Told already; what this need wants beyond it is told when the holder has answered.
+            breaking.then = breaking.then.common(leaves);
+            return if must_wait {
+                Progress::Wait(obstacle)
+            } else {
+                Progress::Ready
+            };
+        }
+        if grant.connected == 0 && !delegation {
+            return self.take_from_disconnected(env, at, leaves);
+        }
+        if self.start_break(env, at, leaves) && must_wait {
+            Progress::Wait(obstacle)
+        } else {
+            Progress::Ready
+        }
+    }
+
+    /// A disconnected client can't be asked: without handle caching its opens end (MS-SMB2 3.3.4.6, 3.3.4.7).
+    fn take_from_disconnected(&mut self, env: &mut Env, at: usize, leaves: CacheState) -> Progress {
+        self.grants.settle(at, leaves);
+        let Some(grant) = self.grants.at_mut(at) else {
+            return Progress::Ready;
+        };
+        grant.bump_epoch();
+        if leaves.has(CacheState::H) {
+            return Progress::Ready;
+        }
+        let key = grant.key;
+        let lost: Vec<_> = self
+            .opens
+            .iter()
+            .filter(|o| o.grant == Some(key))
+            .map(|o| o.id)
+            .collect();
+        for id in lost {
+            self.revoke_open(env, id, RevokeReason::Disconnected);
+        }
+        Progress::Again
+    }
+
+    /// Tells the holder. True if it has to answer.
+    fn start_break(&mut self, env: &mut Env, at: usize, to: CacheState) -> bool {
+        let document = self.id;
+        let Some(grant) = self.grants.at_mut(at) else {
+            return false;
+        };
+        let ack = grant.is_delegation() || grant.state != CacheState::R;
+        grant.bump_epoch();
+        let notice = grant.notice(document, to, ack);
+        env.effects.push(Effect::Break {
+            sink: Arc::clone(&grant.sink),
+            notice,
+        });
+        if !ack {
+            self.grants.settle(at, to);
+            return false;
+        }
+        let deadline = env.now.after(env.options.break_timeout);
+        grant.breaking = Some(Breaking {
+            to,
+            then: to,
+            deadline,
+        });
+        env.set_timer(
+            deadline,
+            document,
+            Due::Break {
+                stream: grant.stream,
+                key: grant.key,
+            },
+        );
+        true
+    }
+
+    /// A holder's answer. Gives the rights that stay.
+    pub(crate) fn acknowledge(
+        &mut self,
+        env: &mut Env,
+        stream: u32,
+        key: GrantKey,
+        state: CacheState,
+    ) -> Result<CacheState, AckError> {
+        let at = self
+            .grants
+            .position(stream, key)
+            .ok_or(AckError::NoSuchGrant)?;
+        let grant = self.grants.at(at).ok_or(AckError::NoSuchGrant)?;
+        let Some(breaking) = grant.breaking else {
+            if grant.is_delegation() {
+                self.drop_grant(at);
+                return Ok(CacheState::NONE);
+            }
+            return Err(AckError::NotBreaking);
+        };
+        if !breaking.to.has(state) {
+            if grant.is_oplock() {
+                self.grants.settle(at, CacheState::NONE);
+            }
+            return Err(AckError::TooMuch);
+        }
+        if grant.is_delegation() {
+            self.drop_grant(at);
+            return Ok(CacheState::NONE);
+        }
+        let state = state.valid();
+        self.grants.settle(at, state);
+        let then = state.common(breaking.then).valid();
+        if then != state {
+            self.start_break(env, at, then);
+        }
+        Ok(state)
+    }
+
+    /// The break timer of a grant ran out: it is gone. True if so.
+    pub(crate) fn break_ran_out(&mut self, env: &mut Env, stream: u32, key: GrantKey) -> bool {
+        let Some(at) = self.grants.position(stream, key) else {
+            return false;
+        };
+        let due = self
+            .grants
+            .at(at)
+            .and_then(|g| g.breaking)
+            .is_some_and(|b| b.deadline <= env.now);
+        if !due {
+            return false;
+        }
+        self.grants.settle(at, CacheState::NONE);
+        let resource = self.resource(stream);
+        if let Some(grant) = self.grants.at(at) {
+            env.effects.push(Effect::CacheRevoked {
+                sink: Arc::clone(&grant.sink),
+                resource,
+                grant: key,
+                reason: RevokeReason::BreakTimeout,
+            });
+            if grant.is_delegation() {
+                self.drop_grant(at);
+            }
+        }
+        true
+    }
+
+    fn drop_grant(&mut self, at: usize) {
+        self.grants.remove(at);
+    }
+
+    /// An open ends: so does its oplock, or its part in a lease.
+    pub(crate) fn leave_grant(&mut self, env: &mut Env, open: &Open) {
+        let Some(key) = open.grant else { return };
+        if let GrantKey::Lease(lease) = key {
+            env.effects.push(Effect::LeaseUnused(lease));
+        }
+        let Some(at) = self.grants.position(open.stream, key) else {
+            return;
+        };
+        let Some(grant) = self.grants.at_mut(at) else {
+            return;
+        };
+        grant.opens -= 1;
+        grant.weighty -= u32::from(open.weighty);
+        grant.connected -= u32::from(!open.disconnected);
+        // A delegation outlives its opens until it is returned (RFC 8881 10.4).
+        if grant.opens == 0 && !grant.is_delegation() {
+            self.drop_grant(at);
+        }
+    }
+
+    /// The client of an open in this grant is gone. If it was the last and a break is under way, nobody will answer.
+    pub(crate) fn holder_disconnected(&mut self, env: &mut Env, stream: u32, key: GrantKey) {
+        let Some(at) = self.grants.position(stream, key) else {
+            return;
+        };
+        let Some(grant) = self.grants.at_mut(at) else {
+            return;
+        };
+        grant.connected -= 1;
+        if grant.connected == 0
+            && let Some(breaking) = grant.breaking
+        {
+            self.take_from_disconnected(env, at, breaking.then);
+        }
+    }
+
+    /// The client of a disconnected open is back.
+    pub(crate) fn holder_is_back(
+        &mut self,
+        stream: u32,
+        key: GrantKey,
+        sink: Option<Arc<dyn CacheSink>>,
+    ) -> CacheGranted {
+        let Some(at) = self.grants.position(stream, key) else {
+            return CacheGranted::default();
+        };
+        if let Some(grant) = self.grants.at_mut(at) {
+            grant.connected += 1;
+            if let Some(sink) = sink {
+                grant.sink = sink;
+            }
+        }
+        self.told(at)
+    }
+
+    // ---- granting ----
+
+    /// What cache a new open gets.
+    pub(crate) fn grant_cache(
+        &mut self,
+        r: &OpenRequest,
+        id: OpenId,
+        weighty: bool,
+    ) -> CacheGranted {
+        let stream = r.resource.stream;
+        let Some(sink) = &r.sink else {
+            return CacheGranted::default();
+        };
+        let (key, want) = match r.cache {
+            CacheRequest::None => return CacheGranted::default(),
+            CacheRequest::Oplock(level) => (GrantKey::Oplock(id), level.state()),
+            CacheRequest::Lease { lease, want, .. } => (GrantKey::Lease(lease), want.valid()),
+            CacheRequest::Delegation { write } => {
+                let want = if write {
+                    CacheState::RWH
+                } else {
+                    CacheState::R
+                };
+                (GrantKey::Delegation(r.actor.client), want)
+            }
+        };
+        let at = self.grants.position(stream, key);
+        let own_weighty = at
+            .and_then(|at| self.grants.at(at))
+            .map_or(0, |g| g.weighty)
+            + u32::from(weighty);
+        let state = self.allowed_cache(stream, key, want, own_weighty);
+        let lease = matches!(key, GrantKey::Lease(_));
+        if at.is_none() && state.is_empty() && !lease {
+            return CacheGranted::default();
+        }
+        let at = at.unwrap_or_else(|| self.grants.insert(new_grant(r, key, sink, stream)));
+        if let Some(grant) = self.grants.at_mut(at) {
+            grant.opens += 1;
+            grant.weighty += u32::from(weighty);
+            grant.connected += 1;
+            grant.sink = Arc::clone(sink);
+        }
+        if let Some(open) = self.opens.get_mut(id) {
+            open.grant = Some(key);
+        }
+        self.raise(at, want, state);
+        self.told(at)
+    }
+
+    /// Raises a grant to a wider state: only if all that was asked for is free and nothing is being called back.
+    fn raise(&mut self, at: usize, want: CacheState, state: CacheState) {
+        let Some(grant) = self.grants.at_mut(at) else {
+            return;
+        };
+        let first = grant.opens == 1;
+        let wider = state.has(grant.state)
+            && state != grant.state
+            && state == want
+            && grant.breaking.is_none();
+        if first || wider {
+            if !state.is_empty() {
+                grant.bump_epoch();
+            }
+            self.grants.settle(at, state);
+        }
+    }
+
+    fn told(&self, at: usize) -> CacheGranted {
+        self.grants
+            .at(at)
+            .map_or_else(CacheGranted::default, |g| CacheGranted {
+                state: g.state,
+                epoch: if g.v2 { g.epoch } else { 0 },
+                break_in_progress: g.breaking.is_some(),
+            })
+    }
+
+    /// What of the wanted rights others leave free.
+    fn allowed_cache(
+        &self,
+        stream: u32,
+        key: GrantKey,
+        want: CacheState,
+        own_weighty: u32,
+    ) -> CacheState {
+        let counts = self.opens.counts(stream);
+        let mut state = want;
+        if self.range_set(stream).is_some_and(|set| !set.is_empty()) {
+            return CacheState::NONE;
+        }
+        if counts.weighty > own_weighty {
+            state = state.without(CacheState::W);
+        }
+        let others = || {
+            self.grants
+                .iter()
+                .filter(|g| g.stream == stream && g.key != key && !g.state.is_empty())
+        };
+        match key {
+            GrantKey::Oplock(_) => {
+                if self.grants.any_handle()
+                    && others().any(|g| g.is_lease() && g.state.has(CacheState::H))
+                {
+                    return CacheState::NONE;
+                }
+                if !state.has(CacheState::W) {
+                    state = state.common(CacheState::R);
+                }
+            }
+            GrantKey::Lease(_) => {
+                if state.has(CacheState::H) && self.grants.any() && others().any(Grant::is_oplock) {
+                    state = state.without(CacheState::H);
+                }
+            }
+            GrantKey::Delegation(_) => {
+                let all_or_read = want.has(CacheState::W) && !state.has(CacheState::W);
+                if all_or_read || counts.doing(Access::WRITE) > 0 && !want.has(CacheState::W) {
+                    return CacheState::NONE;
+                }
+            }
+        }
+        // Somebody who did not give back in time has nothing left, so a write cache here means a stat open asks.
+        if self.grants.any_write() && others().any(|g| g.state.has(CacheState::W)) {
+            return CacheState::NONE;
+        }
+        state.valid()
+    }
+}
+
+fn new_grant(r: &OpenRequest, key: GrantKey, sink: &Arc<dyn CacheSink>, stream: u32) -> Grant {
+    let (v2, epoch) = match r.cache {
+        CacheRequest::Lease { v2, epoch, .. } => (v2, epoch),
+        _ => (false, 0),
+    };
+    Grant {
+        key,
+        stream,
+        state: CacheState::NONE,
+        breaking: None,
+        epoch,
+        v2,
+        opens: 0,
+        weighty: 0,
+        connected: 0,
+        sink: Arc::clone(sink),
+        holder: Arc::clone(&r.actor.holder),
+    }
+}
+
+/// The lease that an open request names, and the level that an oplock ended at, in words for the heads.
+pub(crate) fn lease_of(cache: &CacheRequest) -> Option<LeaseId> {
+    match cache {
+        CacheRequest::Lease { lease, .. } => Some(*lease),
+        CacheRequest::None | CacheRequest::Oplock(_) | CacheRequest::Delegation { .. } => None,
+    }
+}
+
+impl CacheGranted {
+    /// The oplock level to tell, if an oplock was asked for.
+    #[must_use]
+    pub fn oplock(&self) -> Option<OplockLevel> {
+        OplockLevel::of(self.state)
+    }
+}

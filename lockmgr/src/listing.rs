@@ -1,0 +1,213 @@
+//! Puts the table's state in words: conflicts for refusals, entries for `locks list` and `locks explain` (invariant I9).
+
+use std::sync::{Arc, LazyLock};
+
+use crate::conflict::ClaimKind;
+use crate::document::Document;
+use crate::grant_set::Grant;
+use crate::obstacle::Obstacle;
+use crate::outcome::{Conflict, ConflictKind, Entry, EntryKind};
+use crate::share_mode::Open;
+use crate::types::{Access, ClientId, Holder, Now, OpenId, Protocol};
+use crate::wait_queue::{Style, Waiter};
+
+/// Stands for a holder that is gone before its name could be told.
+pub(crate) fn nobody() -> Arc<Holder> {
+    static NOBODY: LazyLock<Arc<Holder>> = LazyLock::new(|| {
+        Arc::new(Holder {
+            protocol: Protocol::Admin,
+            user: String::from("unknown"),
+            address: String::from("unknown"),
+            client_name: String::new(),
+            node: String::from("unknown"),
+            path: String::new(),
+            rule: None,
+            since_unix_ms: 0,
+        })
+    });
+    Arc::clone(&NOBODY)
+}
+
+/// The words for an obstacle. `queue` is the line of waiters, wherever it is kept just now.
+pub(crate) fn conflict(d: &Document, obstacle: Obstacle, queue: &[Waiter]) -> Conflict {
+    let mut words = Conflict {
+        kind: ConflictKind::Queue,
+        resource: d.resource(0),
+        open: None,
+        access: Access::NONE,
+        denies: Access::NONE,
+        range: None,
+        exclusive: false,
+        holder: nobody(),
+    };
+    match obstacle {
+        Obstacle::Open { id, kind } => {
+            words.kind = kind;
+            name_open(&mut words, d, id);
+        }
+        Obstacle::Range {
+            range,
+            exclusive,
+            party,
+        } => {
+            words.kind = ConflictKind::Range;
+            (words.range, words.exclusive) = (Some(range), exclusive);
+            if let Some(id) = party.open {
+                name_open(&mut words, d, id);
+            }
+        }
+        Obstacle::Grant { stream, key } => {
+            words.kind = ConflictKind::CacheBreak;
+            words.resource = d.resource(stream);
+            if let Some(grant) = d.grants.find(stream, key) {
+                words.holder = Arc::clone(&grant.holder);
+                words.open = d
+                    .opens
+                    .iter()
+                    .find(|o| o.stream == stream && o.grant == Some(key))
+                    .map(|o| o.id);
+            }
+        }
+        Obstacle::Waiter(id) => {
+            if let Some(waiter) = queue.iter().find(|w| w.id == id) {
+                words.resource = d.resource(waiter.stream);
+                words.holder = Arc::clone(&waiter.holder);
+                (words.access, words.denies) = waiter
+                    .claim
+                    .map_or_else(Default::default, |c| (c.access, c.denies));
+            }
+        }
+    }
+    words
+}
+
+fn name_open(words: &mut Conflict, d: &Document, id: OpenId) {
+    words.open = Some(id);
+    if let Some(open) = d.opens.get(id) {
+        words.resource = d.resource(open.stream);
+        (words.access, words.denies) = (open.claim.access, open.claim.denies);
+        words.holder = Arc::clone(&open.holder);
+    }
+}
+
+/// Everything about one document, oldest first, the waiters last in the order of their line.
+pub(crate) fn entries(d: &Document, now: Now, client: Option<ClientId>) -> Vec<Entry> {
+    let mine = |open: &&Open| client.is_none_or(|c| open.claim.client == c);
+    let mut opens: Vec<&Open> = d.opens.iter().filter(mine).collect();
+    opens.sort_by_key(|o| o.id);
+    let mut entries: Vec<Entry> = opens.iter().map(|o| open_entry(d, o, now)).collect();
+    for (stream, set) in d.ranges.iter().flat_map(|r| r.by_stream.iter()) {
+        let mut ranges: Vec<_> = set
+            .iter()
+            .filter(|h| client.is_none_or(|c| h.party.client == c))
+            .collect();
+        ranges.sort_by_key(|h| (h.range, h.party.open));
+        for held in ranges {
+            let Some(open) = held.party.open.and_then(|id| d.opens.get(id)) else {
+                continue;
+            };
+            let mut entry = blank(EntryKind::Range, open.id.0, d, *stream, &open.holder);
+            (entry.range, entry.exclusive) = (Some(held.range), held.exclusive);
+            entry.freed_by = String::from("the client unlocks it or closes the document");
+            entries.push(entry);
+        }
+    }
+    for open in &opens {
+        let grant = open.grant.and_then(|key| d.grants.find(open.stream, key));
+        if let Some(grant) = grant.filter(|g| !g.state.is_empty()) {
+            entries.push(grant_entry(d, open, grant, now));
+        }
+    }
+    let waits = |w: &&Waiter| client.is_none_or(|c| w.claim.is_some_and(|claim| claim.client == c));
+    entries.extend(
+        d.queue
+            .iter()
+            .filter(waits)
+            .map(|w| waiter_entry(d, w, now)),
+    );
+    entries
+}
+
+fn blank(kind: EntryKind, id: u64, d: &Document, stream: u32, holder: &Arc<Holder>) -> Entry {
+    Entry {
+        kind,
+        id,
+        resource: d.resource(stream),
+        holder: Arc::clone(holder),
+        access: Access::NONE,
+        denies: Access::NONE,
+        range: None,
+        exclusive: false,
+        cache: None,
+        breaking_to: None,
+        disconnected: false,
+        delete_pending: false,
+        waits_for: None,
+        ends_in_ms: None,
+        freed_by: String::new(),
+    }
+}
+
+fn ends_in(until: Now, now: Now) -> Option<u64> {
+    (until != Now::NEVER).then(|| until.0.saturating_sub(now.0))
+}
+
+fn open_entry(d: &Document, open: &Open, now: Now) -> Entry {
+    let place = open.claim.kind == ClaimKind::Place;
+    let kind = if place {
+        EntryKind::Place
+    } else {
+        EntryKind::Open
+    };
+    let mut entry = blank(kind, open.id.0, d, open.stream, &open.holder);
+    (entry.access, entry.denies) = (open.claim.access, open.claim.denies);
+    entry.disconnected = open.disconnected;
+    entry.delete_pending = d.is_doomed(open.stream);
+    entry.ends_in_ms = open.until.and_then(|until| ends_in(until, now));
+    entry.freed_by = String::from(match (open.claim.kind, open.disconnected) {
+        (_, true) => {
+            "its client returns and closes it, its reclaim time ends, or somebody needs it"
+        }
+        (ClaimKind::Place, _) => "the client stops writing",
+        (ClaimKind::RangeOpen, _) => "the client unlocks its ranges",
+        (ClaimKind::Open | ClaimKind::PlainIo, _) if open.touches_ranges => "the transfer ends",
+        (ClaimKind::Open | ClaimKind::PlainIo, _) => "the client closes the document",
+    });
+    entry
+}
+
+fn grant_entry(d: &Document, open: &Open, grant: &Grant, now: Now) -> Entry {
+    let mut entry = blank(EntryKind::Cache, open.id.0, d, open.stream, &open.holder);
+    entry.cache = Some(grant.state);
+    entry.freed_by = String::from("it is called back when another needs it");
+    if let Some(breaking) = grant.breaking {
+        entry.breaking_to = Some(breaking.to);
+        entry.ends_in_ms = ends_in(breaking.deadline, now);
+        entry.freed_by = String::from("the client answers the break, or its time ends");
+    }
+    entry
+}
+
+fn waiter_entry(d: &Document, waiter: &Waiter, now: Now) -> Entry {
+    let mut entry = blank(
+        EntryKind::Waiter,
+        waiter.id.0,
+        d,
+        waiter.stream,
+        &waiter.holder,
+    );
+    (entry.access, entry.denies) = waiter
+        .claim
+        .map_or_else(Default::default, |c| (c.access, c.denies));
+    if let Some((lock, _)) = waiter.range {
+        (entry.range, entry.exclusive) = (Some(lock.range), lock.exclusive);
+    }
+    let words = conflict(d, waiter.obstacle, &d.queue);
+    entry.ends_in_ms = ends_in(waiter.deadline, now);
+    entry.freed_by = match waiter.style {
+        Style::Hold => format!("granted when this ends: {words}"),
+        Style::Poll { .. } => format!("the client retries and is granted when this ends: {words}"),
+    };
+    entry.waits_for = Some(Box::new(words));
+    entry
+}

@@ -1,0 +1,314 @@
+//! Rules for byte ranges: SMB arrays, NFS owners, the opens that NFS ranges count as, deadlock.
+
+use smallvec::SmallVec;
+
+use crate::byte_range::{HeldRange, RangeSet};
+use crate::caches::Who;
+use crate::claims::{held_open, party, range_claim};
+use crate::conflict::{Claim, RangeParty, io_conflict, lock_conflict};
+use crate::document::{Document, Ranges, Step};
+use crate::env::Env;
+use crate::obstacle::{Granted, Need, Obstacle, Verdict};
+use crate::outcome::{ConflictKind, Denial};
+use crate::range::ByteRange;
+use crate::request::{OnConflict, OwnedRangeRequest, RangeLock, RangeRequest};
+use crate::types::{Access, ClientId, OpenId};
+use crate::wait_queue::{Waiter, overtaken_by_range};
+
+impl Document {
+    pub(crate) fn range_set(&self, stream: u32) -> Option<&RangeSet> {
+        let ranges = self.ranges.as_ref()?;
+        ranges
+            .by_stream
+            .iter()
+            .find(|(s, _)| *s == stream)
+            .map(|(_, set)| set)
+    }
+
+    pub(crate) fn ranges_mut(&mut self) -> &mut Ranges {
+        self.ranges.get_or_insert_with(Box::default)
+    }
+
+    pub(crate) fn range_set_mut(&mut self, stream: u32) -> &mut RangeSet {
+        let sets = &mut self.ranges_mut().by_stream;
+        let at = sets
+            .iter()
+            .position(|(s, _)| *s == stream)
+            .unwrap_or_else(|| {
+                sets.push((stream, RangeSet::default()));
+                sets.len() - 1
+            });
+        &mut sets[at].1
+    }
+
+    pub(crate) fn io_obstacle(
+        &self,
+        stream: u32,
+        actor: RangeParty,
+        range: ByteRange,
+        write: bool,
+        bind: bool,
+    ) -> Option<Obstacle> {
+        let set = self.range_set(stream).filter(|set| !set.is_empty())?;
+        set.meeting(range)
+            .find(|h| io_conflict(h.party, h.exclusive, actor, write, bind))
+            .map(range_obstacle)
+    }
+
+    pub(crate) fn lock_obstacle(
+        &self,
+        stream: u32,
+        party: RangeParty,
+        lock: RangeLock,
+    ) -> Option<Obstacle> {
+        let held = self.range_set(stream).and_then(|set| {
+            set.meeting(lock.range)
+                .find(|h| lock_conflict(h.party, h.exclusive, party, lock.exclusive))
+        });
+        if let Some(held) = held {
+            return Some(range_obstacle(held));
+        }
+        // A transfer that writes touches every range until it ends.
+        if self.opens.transfers() == 0 {
+            return None;
+        }
+        let transfer = self.opens.iter().find(|o| {
+            o.touches_ranges
+                && o.stream == stream
+                && o.claim.access.has(Access::WRITE)
+                && Some(o.id) != party.open
+        })?;
+        Some(Obstacle::Open {
+            id: transfer.id,
+            kind: ConflictKind::HolderInTheWay,
+        })
+    }
+
+    pub(crate) fn inside_own_range(&self, stream: u32, client: ClientId, bytes: ByteRange) -> bool {
+        self.range_set(stream).is_some_and(|set| {
+            set.meeting(bytes).any(|h| {
+                h.exclusive
+                    && h.party.client == client
+                    && h.party.protocol.is_nfs()
+                    && h.range.contains(bytes)
+            })
+        })
+    }
+
+    pub(crate) fn try_ranges(
+        &mut self,
+        env: &mut Env,
+        r: &RangeRequest,
+        earlier: &[Waiter],
+    ) -> Step {
+        let Some(open) = self.opens.get(r.open.id) else {
+            return Some(Verdict::Denied(Denial::NoSuchOpen));
+        };
+        let (stream, client) = (open.stream, open.claim.client);
+        let party = RangeParty {
+            open: Some(open.id),
+            client,
+            protocol: open.claim.protocol,
+        };
+        let who = Who {
+            open: Some(open.id),
+            lease: open.grant,
+            client,
+        };
+        let held = self.range_set(stream).map_or(0, RangeSet::len);
+        if held + r.locks.len() > env.options.ranges_max {
+            return Some(Verdict::Denied(Denial::Limit(
+                "byte ranges of one document",
+            )));
+        }
+        for (done, lock) in r.locks.iter().enumerate() {
+            let overtaken = (!matches!(r.on_conflict, OnConflict::Reject))
+                .then(|| overtaken_by_range(earlier, stream, *lock, party.open, client))
+                .flatten();
+            let obstacle = self
+                .lock_obstacle(stream, party, *lock)
+                .or(overtaken.map(Obstacle::Waiter));
+            if let Some(obstacle) = obstacle {
+                self.undo_ranges(stream, r, done);
+                return Some(Verdict::Blocked(obstacle));
+            }
+            self.range_set_mut(stream).insert(HeldRange {
+                range: lock.range,
+                exclusive: lock.exclusive,
+                party,
+            });
+        }
+        let stop = self.stop_of_caches(env, stream, &who, Need::Nothing, true);
+        if stop.is_some() {
+            self.undo_ranges(stream, r, r.locks.len());
+        }
+        stop.unwrap_or(Some(Verdict::Granted(Granted::Done)))
+    }
+
+    /// Gives back the first ranges of a request that could not be granted as a whole.
+    fn undo_ranges(&mut self, stream: u32, r: &RangeRequest, done: usize) {
+        for lock in r.locks.iter().take(done).rev() {
+            self.range_set_mut(stream)
+                .remove_youngest(r.open.id, lock.range);
+        }
+    }
+
+    pub(crate) fn try_owned_range(
+        &mut self,
+        env: &mut Env,
+        r: &OwnedRangeRequest,
+        earlier: &[Waiter],
+    ) -> Step {
+        let stream = r.resource.stream;
+        if self.range_set(stream).map_or(0, RangeSet::len) >= env.options.ranges_max {
+            return Some(Verdict::Denied(Denial::Limit(
+                "byte ranges of one document",
+            )));
+        }
+        let own = self.range_open(r);
+        let party = party(&r.actor, own);
+        let who = Who {
+            open: own,
+            lease: None,
+            client: r.actor.client,
+        };
+        let claim = range_claim(&r.actor, r.lock.exclusive);
+        if let Some(stop) = self.share_check(env, stream, &claim, &who, false) {
+            return stop;
+        }
+        if let Some(obstacle) = self.lock_obstacle(stream, party, r.lock) {
+            let waits = !matches!(r.on_conflict, OnConflict::Reject);
+            let circle = waits
+                && own.is_some_and(|own| self.closes_circle(own, stream, party, r.lock, earlier));
+            return Some(if circle {
+                Verdict::Deadlock(obstacle)
+            } else {
+                Verdict::Blocked(obstacle)
+            });
+        }
+        let in_line = !r.reclaim && !matches!(r.on_conflict, OnConflict::Reject) && own.is_none();
+        if in_line
+            && let Some(waiter) = overtaken_by_range(earlier, stream, r.lock, own, r.actor.client)
+        {
+            return Some(Verdict::Blocked(Obstacle::Waiter(waiter)));
+        }
+        if let Some(stop) = self.stop_of_caches(env, stream, &who, Need::Nothing, true) {
+            return stop;
+        }
+        self.hold_owned_range(env, r, own);
+        Some(Verdict::Granted(Granted::Done))
+    }
+
+    /// The open that an owner's ranges count as.
+    pub(crate) fn range_open(&self, r: &OwnedRangeRequest) -> Option<OpenId> {
+        let ranges = self.ranges.as_ref()?;
+        ranges
+            .owners
+            .get(&(r.resource.stream, r.actor.client, r.owner))
+            .copied()
+    }
+
+    fn hold_owned_range(&mut self, env: &mut Env, r: &OwnedRangeRequest, own: Option<OpenId>) {
+        let stream = r.resource.stream;
+        let claim = range_claim(&r.actor, r.lock.exclusive);
+        let id = own.unwrap_or_else(|| {
+            let id = OpenId(env.fresh_id());
+            self.opens
+                .insert(held_open(id, stream, claim, &r.actor, None));
+            self.ranges_mut()
+                .owners
+                .insert((stream, r.actor.client, r.owner), id);
+            id
+        });
+        let held = HeldRange {
+            range: r.lock.range,
+            exclusive: r.lock.exclusive,
+            party: party(&r.actor, Some(id)),
+        };
+        self.range_set_mut(stream).insert_posix(held);
+        self.settle_range_open(stream, id);
+    }
+
+    /// Makes the open of an owner's ranges do what the ranges need; ends it with the last of them. True if it ended.
+    pub(crate) fn settle_range_open(&mut self, stream: u32, id: OpenId) -> bool {
+        let mut access = Access::NONE;
+        for held in self
+            .range_set(stream)
+            .into_iter()
+            .flat_map(|set| set.of_open(id))
+        {
+            access = access.with(if held.exclusive {
+                Access::WRITE
+            } else {
+                Access::READ
+            });
+            if access == Access::READ.with(Access::WRITE) {
+                break;
+            }
+        }
+        if access.is_empty() {
+            self.opens.remove(id);
+            if let Some(ranges) = &mut self.ranges {
+                ranges.owners.retain(|_, open| *open != id);
+            }
+            return true;
+        }
+        if let Some(claim) = self.opens.get(id).map(|o| Claim { access, ..o.claim }) {
+            self.opens.set_claim(id, claim);
+        }
+        false
+    }
+
+    /// Would waiting close a circle? Follows owners that hold, from waiter to waiter, back to the asking owner.
+    fn closes_circle(
+        &self,
+        own: OpenId,
+        stream: u32,
+        party: RangeParty,
+        lock: RangeLock,
+        earlier: &[Waiter],
+    ) -> bool {
+        let Some(set) = self.range_set(stream) else {
+            return false;
+        };
+        let blockers = |party: RangeParty, lock: RangeLock| -> SmallVec<[OpenId; 8]> {
+            set.meeting(lock.range)
+                .filter(|h| lock_conflict(h.party, h.exclusive, party, lock.exclusive))
+                .filter_map(|h| h.party.open)
+                .collect()
+        };
+        let mut seen: SmallVec<[OpenId; 8]> = SmallVec::new();
+        let mut next = blockers(party, lock);
+        while let Some(open) = next.pop() {
+            if open == own {
+                return true;
+            }
+            if seen.contains(&open) {
+                continue;
+            }
+            seen.push(open);
+            for waiter in earlier.iter().filter(|w| w.stream == stream) {
+                if let Some((wanted, Some(waiting))) = waiter.range
+                    && waiting == open
+                    && let Some(held) = self.opens.get(open)
+                {
+                    let party = RangeParty {
+                        open: Some(open),
+                        client: held.claim.client,
+                        protocol: held.claim.protocol,
+                    };
+                    next.extend(blockers(party, wanted));
+                }
+            }
+        }
+        false
+    }
+}
+
+fn range_obstacle(held: &HeldRange) -> Obstacle {
+    Obstacle::Range {
+        range: held.range,
+        exclusive: held.exclusive,
+        party: held.party,
+    }
+}
