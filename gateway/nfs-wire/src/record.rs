@@ -43,6 +43,11 @@ impl RecordReader {
         }
     }
 
+    /// Whether `input`, from which all whole records have been taken, ends exactly between two records.
+    pub fn is_between(&self, input: &BytesMut) -> bool {
+        input.is_empty() && self.fragments == 0
+    }
+
     /// Takes the next whole record off the front of `input`; `None` when more bytes are needed. Room for
     /// the rest of the current fragment is then reserved in `input`, so that it arrives in one piece.
     pub fn next(&mut self, input: &mut BytesMut) -> Result<Option<Bytes>, RecordError> {

@@ -1,0 +1,196 @@
+//! One TCP connection: records in, a task for each call, replies out as they get ready.
+//!
+//! Requests and replies under way are bounded by one budget of bytes; when it is used up, reading stops and TCP holds the
+//! client back. The budget of a call is given back only when its reply has been handed to the kernel.
+
+mod writer;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use sluice_nfs_wire::nfs3;
+use sluice_nfs_wire::record::RecordReader;
+use sluice_nfs_wire::rpc::{self, CallHeader, Incoming};
+use sluice_nfs_wire::xdr::{Decoder, Encoder};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedReadHalf;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::clients::ConnectionClients;
+use crate::dispatch;
+use crate::server::Head;
+use writer::Outgoing;
+
+/// Longest record: a WRITE of the largest size with its header.
+const RECORD_BYTES_MAX: usize = crate::v3::TRANSFER_BYTES_MAX as usize + 64 * 1024;
+/// Bytes of requests and replies that one connection may have under way.
+const BUDGET_BYTES: usize = 32 << 20;
+/// What the smallest call takes from the budget; so there are at most 512 calls under way.
+const CALL_BYTES_MIN: usize = 64 * 1024;
+/// Room made in the receive buffer before a read.
+const READ_BYTES: usize = 64 * 1024;
+/// A record that has begun must go on within this time.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(60);
+/// A connection without any request for this long is given up; clients reconnect when they need to.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(6 * 3600);
+
+/// What the calls of a connection know about it.
+pub(crate) struct Connection {
+    /// The client's address and port.
+    pub(crate) peer: SocketAddr,
+    /// The port it came in on.
+    pub(crate) local_port: u16,
+    /// The clients seen on it.
+    pub(crate) clients: ConnectionClients,
+}
+
+impl Connection {
+    /// The client's address; one that came as IPv4-mapped IPv6 is the IPv4 one.
+    pub(crate) fn address(&self) -> IpAddr {
+        self.peer.ip().to_canonical()
+    }
+}
+
+/// A call as it goes to its task.
+pub(crate) struct IncomingCall {
+    pub(crate) xid: u32,
+    pub(crate) header: CallHeader,
+    /// The whole record after the transaction id, for telling retries from new calls.
+    pub(crate) body: Bytes,
+    pub(crate) args: Decoder,
+}
+
+/// Serves a connection until its end, its first malformed record, or `stop`.
+pub(crate) async fn run(
+    head: Arc<Head>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    stop: CancellationToken,
+) {
+    let local_port = stream.local_addr().map_or(0, |a| a.port());
+    let connection = Arc::new(Connection {
+        peer,
+        local_port,
+        clients: ConnectionClients::default(),
+    });
+    debug!(%peer, "NFS connection");
+    let (read_half, write_half) = stream.into_split();
+    let (replies, outgoing) = mpsc::channel(BUDGET_BYTES / CALL_BYTES_MIN);
+    let writer = tokio::spawn(writer::run(write_half, outgoing));
+    let ended = tokio::select! {
+        () = stop.cancelled() => "stopping",
+        () = replies.closed() => "the client takes no replies",
+        ended = read_loop(&head, &connection, read_half, &replies) => ended,
+    };
+    drop(replies);
+    // The writer ends when the last call's task has dropped its sender.
+    let _ = writer.await;
+    debug!(%peer, ended, "NFS connection ends");
+}
+
+/// Returns why the connection has to end.
+async fn read_loop(
+    head: &Arc<Head>,
+    connection: &Arc<Connection>,
+    mut read_half: OwnedReadHalf,
+    replies: &mpsc::Sender<Outgoing>,
+) -> &'static str {
+    let budget = Arc::new(Semaphore::new(BUDGET_BYTES));
+    let mut records = RecordReader::new(RECORD_BYTES_MAX);
+    let mut input = BytesMut::new();
+    loop {
+        loop {
+            let record = match records.next(&mut input) {
+                Ok(Some(record)) => record,
+                Ok(None) => break,
+                Err(error) => {
+                    debug!(peer = %connection.peer, %error, "NFS record refused");
+                    return "malformed record";
+                }
+            };
+            if !start(head, connection, &budget, replies, record).await {
+                return "malformed RPC message";
+            }
+        }
+        if input.capacity() - input.len() < READ_BYTES / 2 {
+            input.reserve(READ_BYTES);
+        }
+        let limit = if records.is_between(&input) {
+            IDLE_TIMEOUT
+        } else {
+            RECORD_TIMEOUT
+        };
+        match tokio::time::timeout(limit, read_half.read_buf(&mut input)).await {
+            Ok(Ok(0)) => return "closed by the client",
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => return "connection lost",
+            Err(_) => return "nothing came for too long",
+        }
+    }
+}
+
+/// Starts the task of one call, once the budget allows it. False if the record is no RPC message.
+async fn start(
+    head: &Arc<Head>,
+    connection: &Arc<Connection>,
+    budget: &Arc<Semaphore>,
+    replies: &mpsc::Sender<Outgoing>,
+    record: Bytes,
+) -> bool {
+    let cost = cost(&record);
+    let mut args = Decoder::new(record.clone());
+    let call = match rpc::decode_incoming(&mut args) {
+        Ok(Incoming::Call(xid, header)) => Ok(IncomingCall {
+            xid,
+            header,
+            body: record.slice(4..),
+            args,
+        }),
+        Ok(Incoming::WrongRpcVersion(xid)) => Err(xid),
+        Ok(Incoming::Reply(_)) => return true,
+        Err(_) => return false,
+    };
+    let Ok(permit) = budget.clone().acquire_many_owned(cost).await else {
+        return false;
+    };
+    let (head, connection, replies) = (head.clone(), connection.clone(), replies.clone());
+    tokio::spawn(async move {
+        let segments = match call {
+            Ok(call) => dispatch::answer(&head, &connection, call).await,
+            Err(xid) => {
+                let mut e = Encoder::new();
+                rpc::ReplyHead::RpcMismatch.encode(xid, &mut e);
+                e.into_segments()
+            }
+        };
+        // An error means that the connection has gone; the reply cache keeps what a retry needs.
+        let _ = replies.send(Outgoing { segments, permit }).await;
+    });
+    true
+}
+
+/// What a call takes from the budget: its own length or that of the largest reply that it can ask for.
+fn cost(record: &Bytes) -> u32 {
+    let word = |at: usize| {
+        record
+            .get(at..at + 4)
+            .and_then(|w| w.try_into().ok())
+            .map(u32::from_be_bytes)
+    };
+    let is_nfs = word(12) == Some(nfs3::PROGRAM);
+    let reply =
+        match word(20).and_then(nfs3::Procedure::from_u32) {
+            // The count wanted is the last argument of these.
+            Some(
+                nfs3::Procedure::Read | nfs3::Procedure::Readdir | nfs3::Procedure::Readdirplus,
+            ) if is_nfs => record.len().checked_sub(4).and_then(word).unwrap_or(0),
+            _ => 0,
+        };
+    let reply = reply.min(crate::v3::TRANSFER_BYTES_MAX);
+    (record.len().max(CALL_BYTES_MIN) as u32).max(reply)
+}

@@ -1,0 +1,134 @@
+//! From an RPC call to its program: versions, credentials, retries; and back to the bytes of the reply.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use sluice_nfs_wire::nfs3::{self, Procedure};
+use sluice_nfs_wire::rpc::ReplyHead;
+use sluice_nfs_wire::xdr::Encoder;
+use sluice_nfs_wire::{mount, nlm, portmap};
+use tracing::Instrument;
+
+use crate::call::{Call, Credential};
+use crate::conn::{Connection, IncomingCall};
+use crate::server::Head;
+use crate::{drc, v3};
+
+/// Answers one call; the segments are the reply without record mark.
+pub(crate) async fn answer(
+    head: &Arc<Head>,
+    connection: &Connection,
+    call: IncomingCall,
+) -> Vec<Bytes> {
+    let xid = call.xid;
+    match route(head, connection, call).await {
+        Ok(segments) => segments,
+        Err(refusal) => {
+            let mut e = Encoder::new();
+            refusal.encode(xid, &mut e);
+            e.into_segments()
+        }
+    }
+}
+
+/// An encoder that already holds the head of a successful reply.
+pub(crate) fn success(xid: u32) -> Encoder {
+    let mut e = Encoder::new();
+    ReplyHead::Success.encode(xid, &mut e);
+    e
+}
+
+async fn route(
+    head: &Arc<Head>,
+    connection: &Connection,
+    call: IncomingCall,
+) -> Result<Vec<Bytes>, ReplyHead> {
+    let version = call.header.version;
+    match call.header.program {
+        nfs3::PROGRAM => {
+            check_version(version, nfs3::VERSION, nfs3::VERSION)?;
+            nfs(head, connection, call).await
+        }
+        mount::PROGRAM => {
+            check_version(version, mount::VERSIONS.0, mount::VERSIONS.1)?;
+            crate::mount::answer(head, connection, call).await
+        }
+        nlm::PROGRAM => {
+            check_version(version, nlm::VERSIONS.0, nlm::VERSIONS.1)?;
+            crate::nlm::answer(head, connection, call).await
+        }
+        portmap::PROGRAM => {
+            check_version(
+                version,
+                portmap::PORTMAP_VERSION,
+                portmap::RPCBIND_VERSIONS.1,
+            )?;
+            crate::portmap::answer(head, connection, call)
+        }
+        _ => Err(ReplyHead::ProgUnavail),
+    }
+}
+
+fn check_version(version: u32, low: u32, high: u32) -> Result<(), ReplyHead> {
+    if (low..=high).contains(&version) {
+        Ok(())
+    } else {
+        Err(ReplyHead::ProgMismatch { low, high })
+    }
+}
+
+/// Checks the credential of a call, except for procedure 0: pings need none, but a probe for TLS must be refused.
+pub(crate) fn credential(call: &IncomingCall) -> Result<Credential, ReplyHead> {
+    Credential::decode(&call.header.cred).map_err(ReplyHead::AuthError)
+}
+
+async fn nfs(
+    head: &Arc<Head>,
+    connection: &Connection,
+    call: IncomingCall,
+) -> Result<Vec<Bytes>, ReplyHead> {
+    let credential = credential(&call)?;
+    let procedure = Procedure::from_u32(call.header.procedure).ok_or(ReplyHead::ProcUnavail)?;
+    if procedure == Procedure::Null {
+        return Ok(success(call.xid).into_segments());
+    }
+    let span = tracing::debug_span!(
+        "nfs3",
+        node = head.vfs.node_name(),
+        protocol = "nfs3",
+        procedure = procedure.name(),
+        client = %connection.address(),
+        client_name = credential.machine_name,
+        xid = call.xid,
+    );
+    let xid = call.xid;
+    let (body, args) = (call.body, call.args);
+    let run = async {
+        let mut out = success(xid);
+        let outcome = match Call::begin(head, connection, &credential).await {
+            Ok(call) => v3::run(&call, procedure, args, &mut out).await,
+            Err(status) => v3::refuse(procedure, status, &mut out),
+        };
+        if outcome.is_err() {
+            out = Encoder::new();
+            ReplyHead::GarbageArgs.encode(xid, &mut out);
+        }
+        out.into_segments()
+    };
+    if !drc::is_kept(procedure) {
+        return Ok(run.instrument(span).await);
+    }
+    let key = head
+        .replies
+        .key(connection.address(), xid, procedure, &body);
+    let (reply, ran) = head
+        .replies
+        .reply(key, Instant::now(), run.instrument(span))
+        .await;
+    if ran && v3::is_jukebox(&reply) {
+        // Nothing was done, so the same call may come again and has to be tried again.
+        head.replies.forget(&key);
+    }
+    Ok(reply)
+}

@@ -1,0 +1,129 @@
+//! The procedures of NFSv3 (RFC 1813 3.3), grouped by what they touch.
+
+mod data;
+mod dirs;
+mod fs;
+mod names;
+mod nodes;
+
+use bytes::Bytes;
+use sluice_nfs_wire::nfs3::{LinkWcc, Procedure, RenameWcc, Status, WccData};
+use sluice_nfs_wire::xdr::{Decoder, Encoder, XdrError};
+
+use crate::call::Call;
+
+/// Most bytes of one READ or WRITE (`rtmax`, `wtmax`).
+pub(crate) const TRANSFER_BYTES_MAX: u32 = 1 << 20;
+
+/// Decodes the arguments, runs the procedure and appends its result.
+///
+/// # Errors
+/// The arguments are not what the procedure takes; `out` is then to be thrown away.
+pub(crate) async fn run(
+    call: &Call<'_>,
+    procedure: Procedure,
+    mut args: Decoder,
+    out: &mut Encoder,
+) -> Result<(), XdrError> {
+    macro_rules! handle {
+        ($handler:path) => {{
+            let args = args.get()?;
+            out.put(&$handler(call, args).await);
+        }};
+    }
+    match procedure {
+        Procedure::Null => {}
+        Procedure::Getattr => handle!(nodes::getattr),
+        Procedure::Setattr => handle!(nodes::setattr),
+        Procedure::Access => handle!(nodes::access),
+        Procedure::Readlink => handle!(nodes::readlink),
+        Procedure::Lookup => handle!(names::lookup),
+        Procedure::Create => handle!(names::create),
+        Procedure::Mkdir => handle!(names::mkdir),
+        Procedure::Symlink => handle!(names::symlink),
+        Procedure::Mknod => handle!(names::mknod),
+        Procedure::Remove => handle!(names::remove),
+        Procedure::Rmdir => handle!(names::rmdir),
+        Procedure::Rename => handle!(names::rename),
+        Procedure::Link => handle!(names::link),
+        Procedure::Read => handle!(data::read),
+        Procedure::Write => handle!(data::write),
+        Procedure::Commit => handle!(data::commit),
+        Procedure::Readdir => handle!(dirs::readdir),
+        Procedure::Readdirplus => handle!(dirs::readdirplus),
+        Procedure::Fsstat => handle!(fs::fsstat),
+        Procedure::Fsinfo => handle!(fs::fsinfo),
+        Procedure::Pathconf => handle!(fs::pathconf),
+    }
+    Ok(())
+}
+
+/// Appends a failed result without any attributes, for when the procedure could not even begin.
+pub(crate) fn refuse(
+    procedure: Procedure,
+    status: Status,
+    out: &mut Encoder,
+) -> Result<(), XdrError> {
+    out.put(&status);
+    let none = WccData::none();
+    match procedure {
+        Procedure::Null | Procedure::Getattr => {}
+        Procedure::Lookup
+        | Procedure::Access
+        | Procedure::Readlink
+        | Procedure::Read
+        | Procedure::Readdir
+        | Procedure::Readdirplus
+        | Procedure::Fsstat
+        | Procedure::Fsinfo
+        | Procedure::Pathconf => out.put(&false),
+        Procedure::Setattr
+        | Procedure::Write
+        | Procedure::Create
+        | Procedure::Mkdir
+        | Procedure::Symlink
+        | Procedure::Mknod
+        | Procedure::Remove
+        | Procedure::Rmdir
+        | Procedure::Commit => out.put(&none),
+        Procedure::Rename => out.put(&RenameWcc {
+            from: none.clone(),
+            to: none,
+        }),
+        Procedure::Link => out.put(&LinkWcc {
+            attributes: None,
+            dir_wcc: none,
+        }),
+    }
+    Ok(())
+}
+
+/// Whether an encoded reply says that the client is to try again later.
+pub(crate) fn is_jukebox(reply: &[Bytes]) -> bool {
+    // xid, REPLY, MSG_ACCEPTED, an empty verifier (2 words), SUCCESS; then the status.
+    const STATUS_AT: usize = 24;
+    let accepted = reply
+        .first()
+        .and_then(|head| head.get(STATUS_AT - 4..STATUS_AT + 4));
+    accepted.is_some_and(|words| {
+        words[..4] == [0; 4] && words[4..] == (Status::Jukebox as u32).to_be_bytes()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dispatch::success;
+
+    #[test]
+    fn jukebox_is_recognised_in_an_encoded_reply() {
+        let reply = |status| {
+            let mut out = success(7);
+            refuse(Procedure::Remove, status, &mut out).expect("encodes");
+            out.into_segments()
+        };
+        assert!(is_jukebox(&reply(Status::Jukebox)));
+        assert!(!is_jukebox(&reply(Status::NoEnt)));
+        assert!(!is_jukebox(&[]));
+    }
+}
