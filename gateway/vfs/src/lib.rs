@@ -6,11 +6,15 @@
 //! decision: an [`Open`], an [`Upload`], or the momentary calls of a [`Tree`], which take one inside.
 
 mod accounts;
+mod admin;
 mod error;
 mod identity;
 mod listener;
+mod listing;
 mod open;
 mod path;
+mod permission;
+mod policy;
 mod request;
 mod share;
 mod tree;
@@ -19,9 +23,16 @@ mod vfs;
 mod watch;
 
 pub use accounts::{Accounts, LoginRefused};
+pub use admin::{
+    Admin, AdminError, AdminResult, CheckRecord, FirstStart, GcRecord, GroupRecord,
+    LockExplanation, LockQuery, LockRecord, NewRule, NewUser, Password, PolicyExplanation,
+    PolicyQuestion, RuleRecord, RuleVerdict, SessionRecord, ShareChange, ShareRecord,
+    SimulatedChange, Simulation, UserRecord, VersionRecord,
+};
 pub use error::{Conflict, ConflictKind, HolderInfo, VfsError};
 pub use identity::{Caller, Client, ClientId, Identity, Protocol};
 pub use listener::{CacheBreak, CacheListener};
+pub use listing::{TableRow, render_table, rfc3339};
 pub use open::{GrantedCache, Open, OpenId, RangeLock, ReadData, Stability};
 pub use path::RelPath;
 pub use request::{

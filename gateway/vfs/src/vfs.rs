@@ -15,7 +15,7 @@ pub(crate) struct Inner {}
 /// The gateway's file layer. Clones are the same one.
 #[derive(Clone)]
 pub struct Vfs {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 impl Vfs {
