@@ -1,0 +1,1 @@
+//! SMB2 QUERY_INFO.

@@ -1,0 +1,1 @@
+//! CREATE contexts (MS-SMB2 2.2.13.2, 2.2.14.2).

@@ -1,0 +1,1 @@
+//! NDR for DCE/RPC over named pipes (MS-RPCE).

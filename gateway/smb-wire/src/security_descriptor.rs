@@ -1,0 +1,1 @@
+//! Security descriptors, SIDs and ACLs (MS-DTYP 2.4).

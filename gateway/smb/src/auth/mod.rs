@@ -1,0 +1,1 @@
+//! Who a client is: SPNEGO and NTLMv2.

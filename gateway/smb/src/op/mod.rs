@@ -1,0 +1,141 @@
+//! What a command handler gets and gives: context, reply, and the dispatch to one file per command.
+//!
+//! A handler never sends anything itself: it returns an [`OpReply`]; credits, signing, encryption, compound
+//! layout and the interim response are the connection's. A handler that is about to wait for somebody else
+//! (a break, a lock, a change) calls [`OpContext::pending`] first, so that the client hears
+//! STATUS_PENDING at once; waits for storage need nothing, the connection sends the interim response by
+//! itself after a short grace.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::{Bytes, BytesMut};
+use sluice_smb_wire::{DecodeError, FileId, Header, NtStatus};
+use tokio_util::sync::CancellationToken;
+
+use crate::conn::Connection;
+use crate::server::Server;
+use crate::session::{Session, Tree};
+
+/// One request of a verified session, with all that its handler may use.
+#[derive(Clone)]
+pub struct OpContext {
+    /// The server: file layer, options, tables that span connections.
+    pub server: Arc<Server>,
+    /// The connection that the request came in on.
+    pub conn: Arc<Connection>,
+    /// The session, authenticated; its signature or encryption was verified.
+    pub session: Arc<Session>,
+    /// The tree connect; only file commands reach handlers, and they all have one.
+    pub tree: Arc<Tree>,
+    /// The request's header. In a related compound, session and tree id are already the inherited ones.
+    pub header: Header,
+    /// The message from its SMB2 header on (offsets in bodies count from its first byte), cut at the next
+    /// message of the compound.
+    pub message: Bytes,
+    /// In a related compound: the file id that the request before opened or used.
+    pub related_file: Option<FileId>,
+    /// Cancelled by SMB2 CANCEL, by session or tree teardown, and by the loss of the connection. A handler
+    /// that waits answers STATUS_CANCELLED when it fires.
+    pub cancel: CancellationToken,
+    /// True if the request was encrypted.
+    pub encrypted: bool,
+    /// Set by [`OpContext::pending`].
+    pub(crate) waits: Arc<AtomicBool>,
+}
+
+impl OpContext {
+    /// Declares that this request now waits for another party: the connection sends the interim
+    /// STATUS_PENDING response as soon as the handler yields. Harmless if the handler finishes at once.
+    pub fn pending(&self) {
+        self.waits.store(true, Ordering::Release);
+    }
+
+    /// The file that a body's FileId names: in a related request the all-ones id stands for the file of the
+    /// request before (MS-SMB2 3.3.5.2.7.2).
+    pub fn resolve(&self, wire: FileId) -> FileId {
+        match self.related_file {
+            Some(file) if self.header.is_related() && wire == FileId::RELATED => file,
+            _ => wire,
+        }
+    }
+}
+
+/// A handler's answer.
+#[derive(Debug)]
+pub struct OpReply {
+    /// Status of the response header.
+    pub status: NtStatus,
+    /// The response body from message offset 64 on. Empty together with an error or STATUS_NO_MORE_FILES
+    /// like status: the connection then sends an ERROR response.
+    pub body: BytesMut,
+    /// Bulk data that follows `body` on the wire, never copied (READ, IOCTL, QUERY_DIRECTORY).
+    pub payload: Bytes,
+    /// The file that this request opened or used; what a related request after it inherits.
+    pub file: Option<FileId>,
+    /// ErrorData of an ERROR response (such as the needed length of STATUS_BUFFER_TOO_SMALL or a symbolic
+    /// link); in 3.1.1 the connection wraps it in an error context (MS-SMB2 2.2.2).
+    pub error_data: Bytes,
+}
+
+impl OpReply {
+    /// A successful answer.
+    pub fn ok(body: BytesMut) -> OpReply {
+        OpReply::with_status(NtStatus::SUCCESS, body)
+    }
+
+    /// An answer with a body and any status, such as STATUS_BUFFER_OVERFLOW.
+    pub fn with_status(status: NtStatus, body: BytesMut) -> OpReply {
+        OpReply {
+            status,
+            body,
+            payload: Bytes::new(),
+            file: None,
+            error_data: Bytes::new(),
+        }
+    }
+
+    /// An ERROR response.
+    pub fn error(status: NtStatus) -> OpReply {
+        OpReply::with_status(status, BytesMut::new())
+    }
+
+    /// An ERROR response with ErrorData.
+    pub fn error_with(status: NtStatus, error_data: Bytes) -> OpReply {
+        OpReply {
+            error_data,
+            ..OpReply::error(status)
+        }
+    }
+
+    /// Adds bulk data after the body.
+    pub fn payload(self, payload: Bytes) -> OpReply {
+        OpReply { payload, ..self }
+    }
+
+    /// States the file that a related request after this one inherits.
+    pub fn file(self, file: FileId) -> OpReply {
+        OpReply {
+            file: Some(file),
+            ..self
+        }
+    }
+}
+
+impl From<NtStatus> for OpReply {
+    fn from(status: NtStatus) -> OpReply {
+        OpReply::error(status)
+    }
+}
+
+impl From<DecodeError> for OpReply {
+    fn from(_: DecodeError) -> OpReply {
+        OpReply::error(NtStatus::INVALID_PARAMETER)
+    }
+}
+
+/// Handles one file command (CREATE to OPLOCK_BREAK, without CANCEL and ECHO, which the connection answers).
+pub async fn dispatch(ctx: &OpContext) -> OpReply {
+    let _ = ctx;
+    OpReply::error(NtStatus::NOT_SUPPORTED)
+}

@@ -1,0 +1,1 @@
+//! File layer outcomes as NTSTATUS: one exhaustive match.
