@@ -148,6 +148,13 @@ pub fn pad_to(out: &mut BytesMut, align: usize) {
     out.resize(padded, 0);
 }
 
+/// Overwrites four bytes at `at`, which were written before; nothing if they were not.
+pub fn patch_u32(out: &mut BytesMut, at: usize, value: u32) {
+    if let Some(slot) = out.get_mut(at..at + 4) {
+        slot.copy_from_slice(&value.to_le_bytes());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

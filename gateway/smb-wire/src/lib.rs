@@ -16,6 +16,7 @@ pub mod error;
 pub mod framing;
 pub mod fscc;
 pub mod header;
+pub mod names;
 pub mod ndr;
 pub mod ntlm;
 pub mod ntstatus;
