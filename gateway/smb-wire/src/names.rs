@@ -1,0 +1,222 @@
+//! Names on the wire: UTF-16LE text, path components, streams, and the private-use mapping.
+//!
+//! Owns how a repository name (UTF-8, anything but `/` and NUL) and an SMB name (UTF-16LE, without the
+//! characters that Windows reserves) become each other. Must never touch a repository.
+//!
+//! Characters that Windows can't hold travel as code points U+F001..U+F029, the mapping that macOS,
+//! cifs.ko and Samba share: control characters at U+F000 + code, `"`F020 `*`F021 `:`F022 `<`F023
+//! `>`F024 `?`F025 `\`F026 `|`F027, a trailing space F028 and a trailing dot F029.
+
+use crate::codec::utf16le;
+
+const MAPPED: [(char, char); 8] = [
+    ('"', '\u{F020}'),
+    ('*', '\u{F021}'),
+    (':', '\u{F022}'),
+    ('<', '\u{F023}'),
+    ('>', '\u{F024}'),
+    ('?', '\u{F025}'),
+    ('\\', '\u{F026}'),
+    ('|', '\u{F027}'),
+];
+const TRAILING_SPACE: char = '\u{F028}';
+const TRAILING_DOT: char = '\u{F029}';
+
+/// A repository name as SMB shows it: reserved characters mapped to private-use ones.
+pub fn to_wire_name(name: &str) -> String {
+    let mut out: String = name.chars().map(map_char).collect();
+    match out.chars().next_back() {
+        Some(' ') => replace_last(&mut out, TRAILING_SPACE),
+        Some('.') if name != "." && name != ".." => replace_last(&mut out, TRAILING_DOT),
+        _ => {}
+    }
+    out
+}
+
+/// The repository name behind an SMB name; the inverse of [`to_wire_name`].
+pub fn from_wire_name(name: &str) -> String {
+    let mut out: String = name.chars().map(unmap_char).collect();
+    match out.chars().next_back() {
+        Some(TRAILING_SPACE) => replace_last(&mut out, ' '),
+        Some(TRAILING_DOT) => replace_last(&mut out, '.'),
+        _ => {}
+    }
+    out
+}
+
+fn replace_last(text: &mut String, with: char) {
+    text.pop();
+    text.push(with);
+}
+
+fn map_char(c: char) -> char {
+    match c {
+        '\u{1}'..='\u{1F}' => char::from_u32(0xF000 + c as u32).unwrap_or(c),
+        _ => MAPPED
+            .iter()
+            .find(|(plain, _)| *plain == c)
+            .map_or(c, |(_, mapped)| *mapped),
+    }
+}
+
+fn unmap_char(c: char) -> char {
+    match c {
+        '\u{F001}'..='\u{F01F}' => char::from_u32(c as u32 - 0xF000).unwrap_or(c),
+        _ => MAPPED
+            .iter()
+            .find(|(_, mapped)| *mapped == c)
+            .map_or(c, |(plain, _)| *plain),
+    }
+}
+
+/// Why a path can't name anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathError {
+    /// A path starts with a separator (MS-SMB2 3.3.5.9 wants STATUS_INVALID_PARAMETER).
+    LeadingSeparator,
+    /// A reserved character, an empty component, or text that is not UTF-16 (STATUS_OBJECT_NAME_INVALID).
+    BadName,
+    /// `.` or `..` as a component (STATUS_OBJECT_PATH_SYNTAX_BAD).
+    Dots,
+}
+
+/// A CREATE or RENAME target: components from the share's root, and the stream if one is named.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SmbPath {
+    /// Repository names from the share's root; empty is the root itself.
+    pub components: Vec<String>,
+    /// Stream name (without `$DATA`); `None` is the unnamed stream, the document itself.
+    pub stream: Option<String>,
+    /// The client wrote `::$DATA`, which names the document but must not be a directory.
+    pub explicit_data: bool,
+}
+
+impl SmbPath {
+    /// Decodes a name relative to the share, `a\b\c.txt:stream:$DATA` (MS-SMB2 2.2.13, MS-FSCC 2.1.5).
+    pub fn decode(utf16: &[u8]) -> std::result::Result<Self, PathError> {
+        let text = utf16le(utf16).ok().flatten().ok_or(PathError::BadName)?;
+        Self::parse(&text)
+    }
+
+    /// Parses the same from text.
+    pub fn parse(text: &str) -> std::result::Result<Self, PathError> {
+        if text.starts_with('\\') {
+            return Err(PathError::LeadingSeparator);
+        }
+        let mut path = Self::default();
+        let text = text.strip_suffix('\\').unwrap_or(text);
+        if text.is_empty() {
+            return Ok(path);
+        }
+        let (names, stream) = match text.find(':') {
+            Some(at) => (&text[..at], Some(&text[at + 1..])),
+            None => (text, None),
+        };
+        if let Some(stream) = stream {
+            let parsed = parse_stream(stream)?;
+            path.explicit_data = parsed.is_none();
+            path.stream = parsed;
+        }
+        if names.is_empty() {
+            return Ok(path);
+        }
+        for part in names.split('\\') {
+            if part == "." || part == ".." {
+                return Err(PathError::Dots);
+            }
+            if part.is_empty() || part.chars().any(is_reserved) {
+                return Err(PathError::BadName);
+            }
+            path.components.push(from_wire_name(part));
+        }
+        Ok(path)
+    }
+}
+
+fn is_reserved(c: char) -> bool {
+    c < ' ' || matches!(c, '"' | '*' | '<' | '>' | '?' | '|' | '/' | ':')
+}
+
+/// Parses what follows the first colon: `name`, `name:$DATA` or `:$DATA`; the last is no stream at all.
+fn parse_stream(text: &str) -> std::result::Result<Option<String>, PathError> {
+    let (name, kind) = match text.split_once(':') {
+        Some((name, kind)) => (name, Some(kind)),
+        None => (text, None),
+    };
+    if let Some(kind) = kind
+        && !kind.eq_ignore_ascii_case("$DATA")
+    {
+        return Err(PathError::BadName);
+    }
+    if name
+        .chars()
+        .any(|c| c == '\0' || matches!(c, '/' | '\\' | ':'))
+    {
+        return Err(PathError::BadName);
+    }
+    if name.is_empty() {
+        return if kind.is_some() {
+            Ok(None)
+        } else {
+            Err(PathError::BadName)
+        };
+    }
+    Ok(Some(from_wire_name(name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn reserved_characters_travel_as_the_shared_private_use_code_points() {
+        assert_eq!(
+            to_wire_name("a\"*:<>?\\|\u{1}b"),
+            "a\u{F020}\u{F021}\u{F022}\u{F023}\u{F024}\u{F025}\u{F026}\u{F027}\u{F001}b"
+        );
+        assert_eq!(to_wire_name("end."), "end\u{F029}");
+        assert_eq!(to_wire_name("end "), "end\u{F028}");
+        assert_eq!(to_wire_name("."), ".");
+        assert_eq!(to_wire_name("in.the middle"), "in.the middle");
+    }
+
+    #[test]
+    fn a_path_splits_into_components_and_stream() {
+        let p = SmbPath::parse("dir\\file.txt:meta:$DATA").unwrap();
+        assert_eq!(p.components, ["dir", "file.txt"]);
+        assert_eq!(p.stream.as_deref(), Some("meta"));
+        let p = SmbPath::parse("file::$data").unwrap();
+        assert!(p.explicit_data && p.stream.is_none());
+        assert!(SmbPath::parse("").unwrap().components.is_empty());
+    }
+
+    #[test]
+    fn paths_that_climb_or_use_reserved_characters_are_refused() {
+        assert_eq!(SmbPath::parse("a\\..\\b"), Err(PathError::Dots));
+        assert_eq!(SmbPath::parse("..\\etc"), Err(PathError::Dots));
+        assert_eq!(SmbPath::parse("\\a"), Err(PathError::LeadingSeparator));
+        assert_eq!(SmbPath::parse("a\\\\b"), Err(PathError::BadName));
+        assert_eq!(SmbPath::parse("a*b"), Err(PathError::BadName));
+        assert_eq!(SmbPath::parse("a/b"), Err(PathError::BadName));
+        assert_eq!(SmbPath::parse("f:s:$INDEX"), Err(PathError::BadName));
+    }
+
+    #[test]
+    fn an_unpaired_surrogate_is_refused() {
+        assert_eq!(SmbPath::decode(&[0x00, 0xD8]), Err(PathError::BadName));
+        assert_eq!(SmbPath::decode(&[0x61]), Err(PathError::BadName));
+    }
+
+    proptest! {
+        #[test]
+        fn names_survive_the_round_trip(name in "[^/\u{0}\u{F000}-\u{F0FF}]{1,40}") {
+            prop_assert_eq!(from_wire_name(&to_wire_name(&name)), name);
+        }
+
+        #[test]
+        fn any_bytes_decode_or_fail_cleanly(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = SmbPath::decode(&bytes);
+        }
+    }
+}
