@@ -1,6 +1,6 @@
 //! The SMB2 packet header, sync and async form (MS-SMB2 2.2.1).
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 
 use crate::codec::Reader;
 use crate::error::{DecodeError, Result};
@@ -8,6 +8,8 @@ use crate::ntstatus::NtStatus;
 
 /// Length of the SMB2 header in bytes.
 pub const HEADER_LEN: usize = 64;
+/// Where the signature lies in the header.
+pub const SIGNATURE_RANGE: core::ops::Range<usize> = 48..64;
 /// First four bytes of an SMB2 message.
 pub const PROTOCOL_ID: [u8; 4] = [0xfe, b'S', b'M', b'B'];
 /// First four bytes of an SMB1 message; met only in multi-protocol negotiation.
@@ -119,25 +121,30 @@ pub struct Header {
 
 impl Header {
     /// Decodes the header at the start of `message`.
-    pub fn decode(message: &Bytes) -> Result<Header> {
-        let mut r = Reader::new(message);
-        if r.array::<4>()? != PROTOCOL_ID {
+    pub fn decode(message: &[u8]) -> Result<Header> {
+        let raw: &[u8; HEADER_LEN] = message.first_chunk().ok_or(DecodeError::Truncated)?;
+        let u16_at = |at: usize| u16::from_le_bytes([raw[at], raw[at + 1]]);
+        let u32_at = |at: usize| u32::from(u16_at(at)) | u32::from(u16_at(at + 2)) << 16;
+        let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
+        if raw[..4] != PROTOCOL_ID {
             return Err(DecodeError::Protocol);
         }
-        if r.u16()? != HEADER_LEN as u16 {
+        if usize::from(u16_at(4)) != HEADER_LEN {
             return Err(DecodeError::StructureSize);
         }
+        let mut signature = [0; 16];
+        signature.copy_from_slice(&raw[SIGNATURE_RANGE]);
         Ok(Header {
-            credit_charge: r.u16()?,
-            status: r.u32()?,
-            command: r.u16()?,
-            credits: r.u16()?,
-            flags: Flags(r.u32()?),
-            next_command: r.u32()?,
-            message_id: r.u64()?,
-            async_or_tree: r.u64()?,
-            session_id: r.u64()?,
-            signature: r.array()?,
+            credit_charge: u16_at(6),
+            status: u32_at(8),
+            command: u16_at(12),
+            credits: u16_at(14),
+            flags: Flags(u32_at(16)),
+            next_command: u32_at(20),
+            message_id: u64_at(24),
+            async_or_tree: u64_at(32),
+            session_id: u64_at(40),
+            signature,
         })
     }
 
@@ -247,7 +254,7 @@ mod tests {
     #[test]
     fn golden_header_decodes_field_by_field_and_encodes_back() {
         let raw = golden();
-        let h = Header::decode(&Bytes::from(raw.clone())).unwrap();
+        let h = Header::decode(&raw).unwrap();
         assert_eq!(h.command(), Some(Command::Create));
         assert_eq!((h.credit_charge, h.credits, h.message_id), (1, 31, 7));
         assert_eq!((h.tree_id(), h.session_id), (4, 0x4000_0000_0011));
@@ -267,7 +274,7 @@ mod tests {
     proptest! {
         #[test]
         fn decoder_never_panics(raw in proptest::collection::vec(any::<u8>(), 0..80)) {
-            let _ = Header::decode(&Bytes::from(raw));
+            let _ = Header::decode(&raw);
         }
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod auth;
 pub mod conn;
+pub mod crypto;
 pub mod op;
 pub mod open;
 pub mod rpc;

@@ -50,6 +50,11 @@ impl Connection {
         self.negotiated().map_or([0; 16], |n| n.client_guid)
     }
 
+    /// Whether requests pay with several credits for large payloads (2.1 and later).
+    pub fn multi_credit(&self) -> bool {
+        self.dialect() > Dialect::Smb202
+    }
+
     /// Drops the connection at once, as the specification demands after some faults.
     pub fn terminate(&self) {
         self.closed.cancel();

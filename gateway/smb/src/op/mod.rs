@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
 use sluice_smb_wire::{DecodeError, FileId, Header, NtStatus};
 use tokio_util::sync::CancellationToken;
 
@@ -61,6 +62,18 @@ impl OpContext {
     }
 }
 
+impl OpContext {
+    /// Whether the request's credit charge pays for `bytes` of payload, the larger of what it carries and what
+    /// it asks for (MS-SMB2 3.3.5.2.5). If not, the answer is STATUS_INVALID_PARAMETER.
+    pub fn charge_covers(&self, bytes: usize) -> bool {
+        if !self.conn.multi_credit() {
+            return true;
+        }
+        let needed = bytes.max(1).div_ceil(64 * 1024);
+        needed <= usize::from(self.header.credit_charge.max(1))
+    }
+}
+
 /// A handler's answer.
 #[derive(Debug)]
 pub struct OpReply {
@@ -70,7 +83,7 @@ pub struct OpReply {
     /// like status: the connection then sends an ERROR response.
     pub body: BytesMut,
     /// Bulk data that follows `body` on the wire, never copied (READ, IOCTL, QUERY_DIRECTORY).
-    pub payload: Bytes,
+    pub payload: SmallVec<[Bytes; 2]>,
     /// The file that this request opened or used; what a related request after it inherits.
     pub file: Option<FileId>,
     /// ErrorData of an ERROR response (such as the needed length of STATUS_BUFFER_TOO_SMALL or a symbolic
@@ -89,7 +102,7 @@ impl OpReply {
         OpReply {
             status,
             body,
-            payload: Bytes::new(),
+            payload: SmallVec::new(),
             file: None,
             error_data: Bytes::new(),
         }
@@ -109,8 +122,9 @@ impl OpReply {
     }
 
     /// Adds bulk data after the body.
-    pub fn payload(self, payload: Bytes) -> OpReply {
-        OpReply { payload, ..self }
+    pub fn payload(mut self, payload: Bytes) -> OpReply {
+        self.payload.push(payload);
+        self
     }
 
     /// States the file that a related request after this one inherits.
