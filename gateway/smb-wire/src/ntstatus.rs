@@ -152,6 +152,9 @@ statuses! {
     OPLOCK_BREAK_IN_PROGRESS = 0x0000_0108, "An oplock break is going on.";
     LOGON_SESSION_COLLISION = 0xc000_0105, "The logon session exists.";
     NO_SUCH_LOGON_SESSION = 0xc000_005f, "There is no such logon session.";
+    BAD_IMPERSONATION_LEVEL = 0xc000_00a5, "The impersonation level is invalid.";
+    NO_EAS_ON_FILE = 0xc000_0052, "The file has no extended attributes.";
+    INVALID_VIEW_SIZE = 0xc000_001f, "The range lies outside the source.";
     OFFSET_ALIGNMENT = 0xc000_0474, "The offset is not aligned.";
 }
 

@@ -6,17 +6,38 @@
 //! STATUS_PENDING at once; waits for storage need nothing, the connection sends the interim response by
 //! itself after a short grace.
 
+pub mod change_notify;
+pub mod close;
+mod copychunk;
+pub mod create;
+mod create_request;
+pub mod facts;
+pub mod flush;
+pub mod ioctl;
+pub mod lock;
+pub mod oplock_break;
+pub mod query_directory;
+pub mod query_info;
+pub mod read;
+mod reconnect;
+mod security;
+pub mod set_info;
+pub mod write;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
+use sluice_smb_wire::{Command, DecodeError, FileId, Header, NtStatus};
+use sluice_vfs::VfsError;
 use smallvec::SmallVec;
-use sluice_smb_wire::{DecodeError, FileId, Header, NtStatus};
 use tokio_util::sync::CancellationToken;
 
 use crate::conn::Connection;
+use crate::open::{DiskOpen, SmbOpen};
 use crate::server::Server;
-use crate::session::{Session, Tree};
+use crate::session::{Session, Tree, TreeKind};
+use crate::status::status_of;
 
 /// One request of a verified session, with all that its handler may use.
 #[derive(Clone)]
@@ -150,6 +171,87 @@ impl From<DecodeError> for OpReply {
 
 /// Handles one file command (CREATE to OPLOCK_BREAK, without CANCEL and ECHO, which the connection answers).
 pub async fn dispatch(ctx: &OpContext) -> OpReply {
-    let _ = ctx;
-    OpReply::error(NtStatus::NOT_SUPPORTED)
+    let answer = match ctx.header.command() {
+        Some(Command::Create) => create::handle(ctx).await,
+        Some(Command::Close) => close::handle(ctx).await,
+        Some(Command::Flush) => flush::handle(ctx).await,
+        Some(Command::Read) => read::handle(ctx).await,
+        Some(Command::Write) => write::handle(ctx).await,
+        Some(Command::Lock) => lock::handle(ctx).await,
+        Some(Command::Ioctl) => ioctl::handle(ctx).await,
+        Some(Command::QueryDirectory) => query_directory::handle(ctx).await,
+        Some(Command::ChangeNotify) => change_notify::handle(ctx).await,
+        Some(Command::QueryInfo) => query_info::handle(ctx).await,
+        Some(Command::SetInfo) => set_info::handle(ctx).await,
+        Some(Command::OplockBreak) => oplock_break::handle(ctx),
+        _ => Err(OpReply::error(NtStatus::INVALID_PARAMETER)),
+    };
+    answer.unwrap_or_else(|refusal| refusal)
+}
+
+/// What a handler returns: both sides are replies; `Err` is the way out with `?`.
+pub(crate) type Answer = Result<OpReply, OpReply>;
+
+impl From<VfsError> for OpReply {
+    fn from(error: VfsError) -> OpReply {
+        OpReply::error(status_of(&error))
+    }
+}
+
+impl OpContext {
+    /// The open that a body's FileId names.
+    pub(crate) fn open(&self, wire: FileId) -> Result<Arc<SmbOpen>, NtStatus> {
+        let open = self.session.opens.get(self.resolve(wire));
+        open.ok_or(NtStatus::FILE_CLOSED)
+    }
+
+    /// The share's documents, if this is not the tree of pipes.
+    pub(crate) fn share(&self) -> Result<&sluice_vfs::Tree, NtStatus> {
+        match &self.tree.kind {
+            TreeKind::Disk(tree) => Ok(tree),
+            TreeKind::Pipe => Err(NtStatus::INVALID_DEVICE_REQUEST),
+        }
+    }
+
+    /// Largest buffer of one request, in bytes.
+    pub(crate) fn max_io(&self) -> u32 {
+        self.conn.negotiated().map_or(65_536, |n| n.max_io)
+    }
+
+    /// Runs something that may wait for others; SMB2 CANCEL and the end of the handle stop it.
+    pub(crate) async fn interruptible<T>(
+        &self,
+        closed: &CancellationToken,
+        when_closed: NtStatus,
+        work: impl Future<Output = Result<T, VfsError>>,
+    ) -> Result<T, NtStatus> {
+        tokio::select! {
+            biased;
+            () = closed.cancelled() => Err(when_closed),
+            () = self.cancel.cancelled() => Err(self.cancelled_status(when_closed)),
+            done = work => done.map_err(|e| status_of(&e)),
+        }
+    }
+
+    /// Why a request was cancelled: by the client's CANCEL, or because its tree connect or session ended.
+    pub(crate) fn cancelled_status(&self, when_closed: NtStatus) -> NtStatus {
+        if self.tree.ended.is_cancelled() || self.session.ended.is_cancelled() {
+            when_closed
+        } else {
+            NtStatus::CANCELLED
+        }
+    }
+}
+
+/// Refuses unless the open holds one of `bits`.
+pub(crate) fn need_any(disk: &DiskOpen, bits: u32) -> Result<(), NtStatus> {
+    match disk.open.access().any(bits) {
+        true => Ok(()),
+        false => Err(NtStatus::ACCESS_DENIED),
+    }
+}
+
+/// The disk open of a handle; pipes have no such thing.
+pub(crate) fn disk_of(open: &SmbOpen) -> Result<&DiskOpen, NtStatus> {
+    open.disk().ok_or(NtStatus::INVALID_DEVICE_REQUEST)
 }
