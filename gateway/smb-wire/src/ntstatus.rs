@@ -155,6 +155,7 @@ statuses! {
     BAD_IMPERSONATION_LEVEL = 0xc000_00a5, "The impersonation level is invalid.";
     NO_EAS_ON_FILE = 0xc000_0052, "The file has no extended attributes.";
     INVALID_VIEW_SIZE = 0xc000_001f, "The range lies outside the source.";
+    REQUEST_OUT_OF_SEQUENCE = 0xc000_042a, "The request does not fit the state of the session.";
     OFFSET_ALIGNMENT = 0xc000_0474, "The offset is not aligned.";
 }
 

@@ -1,8 +1,7 @@
 //! The transform header before an encrypted message (MS-SMB2 2.2.41).
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 
-use crate::codec::Reader;
 use crate::error::{DecodeError, Result};
 
 /// Length of the transform header in bytes.
@@ -31,20 +30,24 @@ pub struct TransformHeader {
 
 impl TransformHeader {
     /// Decodes the header of `frame`. The length must be what follows the header.
-    pub fn decode(frame: &Bytes) -> Result<TransformHeader> {
-        let mut r = Reader::new(frame);
-        if r.array::<4>()? != TRANSFORM_ID {
+    pub fn decode(frame: &[u8]) -> Result<TransformHeader> {
+        let raw: &[u8; TRANSFORM_LEN] = frame.first_chunk().ok_or(DecodeError::Truncated)?;
+        if raw[..4] != TRANSFORM_ID {
             return Err(DecodeError::Protocol);
         }
+        let half = |at: usize| {
+            let mut half = [0; 16];
+            half.copy_from_slice(&raw[at..at + 16]);
+            half
+        };
+        let mut session_id = [0; 8];
+        session_id.copy_from_slice(&raw[44..]);
         let header = TransformHeader {
-            signature: r.array()?,
-            nonce: r.array()?,
-            original_len: r.u32()?,
-            flags: {
-                r.skip(2)?;
-                r.u16()?
-            },
-            session_id: r.u64()?,
+            signature: half(4),
+            nonce: half(20),
+            original_len: u32::from_le_bytes([raw[36], raw[37], raw[38], raw[39]]),
+            flags: u16::from_le_bytes([raw[42], raw[43]]),
+            session_id: u64::from_le_bytes(session_id),
         };
         if header.original_len as usize != frame.len() - TRANSFORM_LEN {
             return Err(DecodeError::Invalid("OriginalMessageSize"));
@@ -86,15 +89,15 @@ mod tests {
         assert_eq!(out.len(), TRANSFORM_LEN);
         assert_eq!(&out[36..44], &[5, 0, 0, 0, 0, 0, 1, 0]);
         out.put_slice(b"hello");
-        assert_eq!(TransformHeader::decode(&out.clone().freeze()), Ok(h));
+        assert_eq!(TransformHeader::decode(&out), Ok(h));
         out.put_u8(0);
-        assert!(TransformHeader::decode(&out.freeze()).is_err());
+        assert!(TransformHeader::decode(&out).is_err());
     }
 
     proptest! {
         #[test]
         fn decoder_never_panics(raw in proptest::collection::vec(any::<u8>(), 0..80)) {
-            let _ = TransformHeader::decode(&Bytes::from(raw));
+            let _ = TransformHeader::decode(&raw);
         }
     }
 }

@@ -29,6 +29,11 @@ impl Dialect {
             .find(|d| *d as u16 == code)
     }
 
+    /// The revision number on the wire.
+    pub fn code(self) -> u16 {
+        self as u16
+    }
+
     /// True for 3.0, 3.0.2 and 3.1.1.
     pub fn is_3x(self) -> bool {
         self >= Dialect::Smb300

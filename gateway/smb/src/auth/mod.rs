@@ -61,7 +61,10 @@ pub trait AcceptSecurity: Send {
 /// Where users come from; the file layer's accounts in production.
 pub trait Users: Send + Sync {
     /// Identity and NT hash of a user, by name without regard to case; `None` if there is no such user.
-    fn nt_hash<'a>(&'a self, user: &'a str) -> BoxFuture<'a, Result<Option<(Arc<Identity>, [u8; 16])>, Refused>>;
+    fn nt_hash<'a>(
+        &'a self,
+        user: &'a str,
+    ) -> BoxFuture<'a, Result<Option<(Arc<Identity>, [u8; 16])>, Refused>>;
     /// Records a failure; returns the delay that it earned.
     fn failed(&self, user: &str, from: IpAddr) -> Duration;
     /// Records a success.
@@ -69,16 +72,21 @@ pub trait Users: Send + Sync {
 }
 
 impl Users for Accounts {
-    fn nt_hash<'a>(&'a self, user: &'a str) -> BoxFuture<'a, Result<Option<(Arc<Identity>, [u8; 16])>, Refused>> {
+    fn nt_hash<'a>(
+        &'a self,
+        user: &'a str,
+    ) -> BoxFuture<'a, Result<Option<(Arc<Identity>, [u8; 16])>, Refused>> {
         Box::pin(async move {
-            Accounts::nt_hash(self, user).await.map_err(|refused| match refused {
-                LoginRefused::Wrong => Refused::now(NtStatus::LOGON_FAILURE),
-                LoginRefused::Throttled(delay) => Refused {
-                    status: NtStatus::LOGON_FAILURE,
-                    delay,
-                },
-                LoginRefused::Unavailable => Refused::now(NtStatus::SERVER_UNAVAILABLE),
-            })
+            Accounts::nt_hash(self, user)
+                .await
+                .map_err(|refused| match refused {
+                    LoginRefused::Wrong => Refused::now(NtStatus::LOGON_FAILURE),
+                    LoginRefused::Throttled(delay) => Refused {
+                        status: NtStatus::LOGON_FAILURE,
+                        delay,
+                    },
+                    LoginRefused::Unavailable => Refused::now(NtStatus::SERVER_UNAVAILABLE),
+                })
         })
     }
 

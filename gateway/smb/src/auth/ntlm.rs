@@ -52,7 +52,12 @@ pub fn ntowf_v2(nt_hash: &[u8; 16], user: &str, domain: &str) -> [u8; 16] {
 
 /// The flags of the CHALLENGE: what the client asked for and this server can do, plus what it insists on.
 pub fn challenge_flags(client: u32) -> u32 {
-    const ECHOED: u32 = flag::SIGN | flag::SEAL | flag::KEY_128 | flag::KEY_56 | flag::KEY_EXCH | flag::REQUEST_TARGET;
+    const ECHOED: u32 = flag::SIGN
+        | flag::SEAL
+        | flag::KEY_128
+        | flag::KEY_56
+        | flag::KEY_EXCH
+        | flag::REQUEST_TARGET;
     const ALWAYS: u32 = flag::UNICODE
         | flag::NTLM
         | flag::ALWAYS_SIGN
@@ -85,14 +90,22 @@ impl Exchange {
 
     /// Checks an AUTHENTICATE message (`raw` is its bytes) against the user's NT hash. Returns the exported
     /// session key; `None` says that the password is wrong or the message was tampered with.
-    pub fn verify(&self, raw: &[u8], message: &Authenticate, nt_hash: &[u8; 16]) -> Option<[u8; 16]> {
+    pub fn verify(
+        &self,
+        raw: &[u8],
+        message: &Authenticate,
+        nt_hash: &[u8; 16],
+    ) -> Option<[u8; 16]> {
         let response = NtlmV2Response::decode(&message.nt_response).ok()?;
         let key = ntowf_v2(nt_hash, &message.user, &message.domain);
         let proof = hmac_md5(&key, &[&self.challenge, &response.blob]);
         verify_slices_are_equal(&proof, &response.proof).ok()?;
         let base_key = hmac_md5(&key, &[&proof]);
         let session_key = if message.flags & flag::KEY_EXCH != 0 {
-            rc4(&base_key, message.encrypted_session_key[..].try_into().ok()?)
+            rc4(
+                &base_key,
+                message.encrypted_session_key[..].try_into().ok()?,
+            )
         } else {
             base_key
         };
@@ -110,7 +123,13 @@ impl Exchange {
         let after = authenticate.get(MIC_RANGE.end..)?;
         Some(hmac_md5(
             session_key,
-            &[&self.negotiate, &self.challenge_message, before, &[0; 16], after],
+            &[
+                &self.negotiate,
+                &self.challenge_message,
+                before,
+                &[0; 16],
+                after,
+            ],
         ))
     }
 }
@@ -137,7 +156,13 @@ pub fn list_mic(session_key: &[u8; 16], flags: u32, direction: Direction, list: 
             b"session key to server-to-client sealing key magic constant\0",
         ),
     };
-    let md5 = |key: &[u8], magic: &[u8]| -> [u8; 16] { Md5::new().chain_update(key).chain_update(magic).finalize().into() };
+    let md5 = |key: &[u8], magic: &[u8]| -> [u8; 16] {
+        Md5::new()
+            .chain_update(key)
+            .chain_update(magic)
+            .finalize()
+            .into()
+    };
     let sign_key = md5(session_key, sign_magic);
     let sealing_part = if flags & flag::KEY_128 != 0 {
         &session_key[..]
@@ -193,7 +218,10 @@ mod tests {
     fn ntowf_v2_matches_ms_nlmp_4_2_4_1_1() {
         assert_eq!(
             ntowf_v2(&nt_hash("Password"), USER, DOMAIN),
-            [0x0c, 0x86, 0x8a, 0x40, 0x3b, 0xfd, 0x7a, 0x93, 0xa3, 0x00, 0x1e, 0xf2, 0x2e, 0xf0, 0x2e, 0x3f]
+            [
+                0x0c, 0x86, 0x8a, 0x40, 0x3b, 0xfd, 0x7a, 0x93, 0xa3, 0x00, 0x1e, 0xf2, 0x2e, 0xf0,
+                0x2e, 0x3f
+            ]
         );
     }
 
@@ -203,15 +231,24 @@ mod tests {
         let proof = hmac_md5(&key, &[&SERVER_CHALLENGE, &published_blob()]);
         assert_eq!(
             proof,
-            [0x68, 0xcd, 0x0a, 0xb8, 0x51, 0xe5, 0x1c, 0x96, 0xaa, 0xbc, 0x92, 0x7b, 0xeb, 0xef, 0x6a, 0x1c]
+            [
+                0x68, 0xcd, 0x0a, 0xb8, 0x51, 0xe5, 0x1c, 0x96, 0xaa, 0xbc, 0x92, 0x7b, 0xeb, 0xef,
+                0x6a, 0x1c
+            ]
         );
         let base = hmac_md5(&key, &[&proof]);
         assert_eq!(
             base,
-            [0x8d, 0xe4, 0x0c, 0xca, 0xdb, 0xc1, 0x4a, 0x82, 0xf1, 0x5c, 0xb0, 0xad, 0x0d, 0xe9, 0x5c, 0xa3]
+            [
+                0x8d, 0xe4, 0x0c, 0xca, 0xdb, 0xc1, 0x4a, 0x82, 0xf1, 0x5c, 0xb0, 0xad, 0x0d, 0xe9,
+                0x5c, 0xa3
+            ]
         );
         // The encrypted random session key of 4.2.4.2.3 holds 55 x 16.
-        let encrypted = [0xc5, 0xda, 0xd2, 0x54, 0x4f, 0xc9, 0x79, 0x90, 0x94, 0xce, 0x1c, 0xe9, 0x0b, 0xc9, 0xd0, 0x3e];
+        let encrypted = [
+            0xc5, 0xda, 0xd2, 0x54, 0x4f, 0xc9, 0x79, 0x90, 0x94, 0xce, 0x1c, 0xe9, 0x0b, 0xc9,
+            0xd0, 0x3e,
+        ];
         assert_eq!(rc4(&base, encrypted), [0x55; 16]);
     }
 
@@ -300,7 +337,8 @@ mod tests {
     #[test]
     fn an_ntlmv1_response_is_refused() {
         let exchange = exchange();
-        let mut message = Authenticate::decode(&authenticate(&exchange, "Password", false).into()).unwrap();
+        let mut message =
+            Authenticate::decode(&authenticate(&exchange, "Password", false).into()).unwrap();
         message.nt_response = Bytes::from_static(&[1; 24]);
         assert_eq!(exchange.verify(&[], &message, &nt_hash("Password")), None);
     }

@@ -50,7 +50,12 @@ pub struct Acceptor {
 
 impl Acceptor {
     /// An exchange with a client at `from`. `now_filetime` goes into the challenge.
-    pub fn new(users: Arc<dyn Users>, names: Arc<ServerNames>, from: IpAddr, now_filetime: u64) -> Acceptor {
+    pub fn new(
+        users: Arc<dyn Users>,
+        names: Arc<ServerNames>,
+        from: IpAddr,
+        now_filetime: u64,
+    ) -> Acceptor {
         Acceptor {
             users,
             names,
@@ -70,14 +75,21 @@ impl Acceptor {
             Some(token) if init.prefers_ntlm => self.challenge(&token),
             _ => {
                 self.state = State::AwaitNegotiate;
-                let state = if init.prefers_ntlm { NegState::AcceptIncomplete } else { NegState::RequestMic };
-                Ok(Step::Continue(spnego::encode_response(state, true, None, None)))
+                let state = if init.prefers_ntlm {
+                    NegState::AcceptIncomplete
+                } else {
+                    NegState::RequestMic
+                };
+                Ok(Step::Continue(spnego::encode_response(
+                    state, true, None, None,
+                )))
             }
         }
     }
 
     fn challenge(&mut self, negotiate: &Bytes) -> Result<Step, Refused> {
-        let flags = decode_negotiate(negotiate).map_err(|_| Refused::now(NtStatus::INVALID_PARAMETER))?;
+        let flags =
+            decode_negotiate(negotiate).map_err(|_| Refused::now(NtStatus::INVALID_PARAMETER))?;
         let exchange = Exchange::begin(
             negotiate,
             &Challenge {
@@ -101,24 +113,35 @@ impl Acceptor {
         Ok(Step::Continue(reply))
     }
 
-    async fn authenticate(&self, exchange: Exchange, raw: &Bytes, mic: Option<Bytes>) -> Result<Step, Refused> {
-        let message = Authenticate::decode(raw).map_err(|_| Refused::now(NtStatus::INVALID_PARAMETER))?;
+    async fn authenticate(
+        &self,
+        exchange: Exchange,
+        raw: &Bytes,
+        mic: Option<Bytes>,
+    ) -> Result<Step, Refused> {
+        let message =
+            Authenticate::decode(raw).map_err(|_| Refused::now(NtStatus::INVALID_PARAMETER))?;
         if message.user.is_empty() {
             // Anonymous: nothing to guess, so nothing to slow down.
             return Err(Refused::now(NtStatus::ACCESS_DENIED));
         }
         let found = self.users.nt_hash(&message.user).await?;
         // An unknown user takes the same steps as a wrong password.
-        let hash = found.as_ref().map_or_else(crypto::random, |(_, hash)| *hash);
+        let hash = found
+            .as_ref()
+            .map_or_else(crypto::random, |(_, hash)| *hash);
         let session_key = exchange.verify(raw, &message, &hash);
         let (Some(session_key), Some((identity, _))) = (session_key, found) else {
             return Err(self.refuse(&message.user));
         };
         let token = match (&self.wrapping, mic) {
             (Wrapping::Bare, _) => Vec::new(),
-            (Wrapping::Spnego(_), None) => spnego::encode_response(NegState::AcceptCompleted, false, None, None),
+            (Wrapping::Spnego(_), None) => {
+                spnego::encode_response(NegState::AcceptCompleted, false, None, None)
+            }
             (Wrapping::Spnego(list), Some(mic)) => {
-                let expected = list_mic(&session_key, message.flags, Direction::ClientToServer, list);
+                let expected =
+                    list_mic(&session_key, message.flags, Direction::ClientToServer, list);
                 if aws_lc_rs::constant_time::verify_slices_are_equal(&expected, &mic).is_err() {
                     return Err(self.refuse(&message.user));
                 }
@@ -139,7 +162,10 @@ impl Acceptor {
     }
 
     fn refuse(&self, user: &str) -> Refused {
-        let delay = self.users.failed(user, self.from).min(Duration::from_secs(30));
+        let delay = self
+            .users
+            .failed(user, self.from)
+            .min(Duration::from_secs(30));
         tracing::info!(user, client = %self.from, ?delay, "login refused");
         Refused {
             status: NtStatus::LOGON_FAILURE,
@@ -150,13 +176,17 @@ impl Acceptor {
     async fn take(&mut self, token: &Bytes) -> Result<Step, Refused> {
         let malformed = Refused::now(NtStatus::INVALID_PARAMETER);
         let (raw, mic) = match spnego::decode(token).map_err(|_| malformed)? {
-            ClientToken::Init(init) if matches!(self.state, State::Start) => return self.first(init),
+            ClientToken::Init(init) if matches!(self.state, State::Start) => {
+                return self.first(init);
+            }
             ClientToken::Init(_) => return Err(malformed),
             ClientToken::RawNtlm(raw) => (raw, None),
             ClientToken::Response { token, mic } => (token.ok_or(malformed)?, mic),
         };
         match std::mem::replace(&mut self.state, State::Finished) {
-            State::Start | State::AwaitNegotiate if message_type(&raw) == Ok(1) => self.challenge(&raw),
+            State::Start | State::AwaitNegotiate if message_type(&raw) == Ok(1) => {
+                self.challenge(&raw)
+            }
             State::AwaitAuthenticate(exchange) => self.authenticate(exchange, &raw, mic).await,
             _ => Err(malformed),
         }

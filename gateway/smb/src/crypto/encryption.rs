@@ -27,7 +27,9 @@ enum Aead {
 impl Aead {
     fn new(cipher: Cipher, key: &[u8]) -> Result<Aead, CryptoFailed> {
         let gcm = |algorithm| {
-            UnboundKey::new(algorithm, key).map(|k| Aead::Gcm(LessSafeKey::new(k))).map_err(|_| CryptoFailed)
+            UnboundKey::new(algorithm, key)
+                .map(|k| Aead::Gcm(LessSafeKey::new(k)))
+                .map_err(|_| CryptoFailed)
         };
         match cipher {
             Cipher::Aes128Gcm => gcm(&AES_128_GCM),
@@ -41,7 +43,12 @@ impl Aead {
         }
     }
 
-    fn seal(&self, nonce: &[u8; 16], aad: &[u8], data: &mut [u8]) -> Result<[u8; 16], CryptoFailed> {
+    fn seal(
+        &self,
+        nonce: &[u8; 16],
+        aad: &[u8],
+        data: &mut [u8],
+    ) -> Result<[u8; 16], CryptoFailed> {
         let mut tag = [0; 16];
         match self {
             Aead::Gcm(key) => tag.copy_from_slice(
@@ -55,7 +62,13 @@ impl Aead {
         Ok(tag)
     }
 
-    fn open(&self, nonce: &[u8; 16], aad: &[u8], tag: &[u8; 16], data: &mut [u8]) -> Result<(), CryptoFailed> {
+    fn open(
+        &self,
+        nonce: &[u8; 16],
+        aad: &[u8],
+        tag: &[u8; 16],
+        data: &mut [u8],
+    ) -> Result<(), CryptoFailed> {
         match self {
             Aead::Gcm(key) => key
                 .open_in_place_separate_tag(gcm_nonce(nonce), Aad::from(aad), tag, data)
@@ -79,7 +92,12 @@ fn ccm_nonce(nonce: &[u8; 16]) -> [u8; CCM_NONCE_LEN] {
     raw
 }
 
-fn ccm_seal<C>(key: &C, nonce: &[u8; 16], aad: &[u8], data: &mut [u8]) -> Result<[u8; 16], CryptoFailed>
+fn ccm_seal<C>(
+    key: &C,
+    nonce: &[u8; 16],
+    aad: &[u8],
+    data: &mut [u8],
+) -> Result<[u8; 16], CryptoFailed>
 where
     C: AeadInOut<NonceSize = U11, TagSize = U16>,
 {
@@ -112,7 +130,11 @@ pub struct SessionCipher {
 
 impl SessionCipher {
     /// Keys as from [`super::kdf::cipher_keys`].
-    pub fn new(cipher: Cipher, outgoing: &Key, incoming: &Key) -> Result<SessionCipher, CryptoFailed> {
+    pub fn new(
+        cipher: Cipher,
+        outgoing: &Key,
+        incoming: &Key,
+    ) -> Result<SessionCipher, CryptoFailed> {
         Ok(SessionCipher {
             outgoing: Aead::new(cipher, outgoing.as_bytes())?,
             incoming: Aead::new(cipher, incoming.as_bytes())?,
@@ -122,7 +144,9 @@ impl SessionCipher {
 
     /// Encrypts `frame[TRANSFORM_LEN..]` in place and fills the transform header before it.
     pub fn seal(&self, session_id: u64, frame: &mut [u8]) -> Result<(), CryptoFailed> {
-        let (head, data) = frame.split_at_mut_checked(TRANSFORM_LEN).ok_or(CryptoFailed)?;
+        let (head, data) = frame
+            .split_at_mut_checked(TRANSFORM_LEN)
+            .ok_or(CryptoFailed)?;
         let mut nonce = [0; 16];
         let count = self.next_nonce.fetch_add(1, Ordering::Relaxed);
         nonce[..8].copy_from_slice(&count.to_le_bytes());
@@ -144,8 +168,11 @@ impl SessionCipher {
 
     /// Checks and decrypts `frame[TRANSFORM_LEN..]` in place.
     pub fn open(&self, header: &TransformHeader, frame: &mut [u8]) -> Result<(), CryptoFailed> {
-        let (head, data) = frame.split_at_mut_checked(TRANSFORM_LEN).ok_or(CryptoFailed)?;
-        self.incoming.open(&header.nonce, &head[AAD_RANGE], &header.signature, data)
+        let (head, data) = frame
+            .split_at_mut_checked(TRANSFORM_LEN)
+            .ok_or(CryptoFailed)?;
+        self.incoming
+            .open(&header.nonce, &head[AAD_RANGE], &header.signature, data)
     }
 }
 
@@ -153,12 +180,17 @@ impl SessionCipher {
 mod tests {
     use super::*;
     use crate::crypto::kdf;
-    use bytes::Bytes;
 
     fn pair(cipher: Cipher) -> (SessionCipher, SessionCipher) {
         let len = if cipher as u16 >= 3 { 32 } else { 16 };
-        let (a, b) = (kdf::derive(b"a", b"", b"", len), kdf::derive(b"b", b"", b"", len));
-        (SessionCipher::new(cipher, &a, &b).unwrap(), SessionCipher::new(cipher, &b, &a).unwrap())
+        let (a, b) = (
+            kdf::derive(b"a", b"", b"", len),
+            kdf::derive(b"b", b"", b"", len),
+        );
+        (
+            SessionCipher::new(cipher, &a, &b).unwrap(),
+            SessionCipher::new(cipher, &b, &a).unwrap(),
+        )
     }
 
     #[test]
@@ -170,7 +202,7 @@ mod tests {
             frame.extend_from_slice(b"a message that nobody else may read");
             server.seal(9, &mut frame).unwrap();
             assert!(!frame.windows(6).any(|w| w == b"nobody"), "{cipher:?}");
-            let header = TransformHeader::decode(&Bytes::from(frame.clone())).unwrap();
+            let header = TransformHeader::decode(&frame).unwrap();
             let mut damaged = frame.clone();
             damaged[TRANSFORM_LEN] ^= 1;
             assert!(client.open(&header, &mut damaged).is_err(), "{cipher:?}");

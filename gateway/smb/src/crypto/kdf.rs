@@ -55,7 +55,13 @@ const SERVER_IN: Purpose = Purpose {
     label_311: b"SMBC2SCipherKey\0",
 };
 
-fn derive_for(purpose: &Purpose, dialect: Dialect, key: &[u8], hash: &PreauthHash, len: usize) -> Key {
+fn derive_for(
+    purpose: &Purpose,
+    dialect: Dialect,
+    key: &[u8],
+    hash: &PreauthHash,
+    len: usize,
+) -> Key {
     if dialect == Dialect::Smb311 {
         derive(key, purpose.label_311, hash.as_bytes(), len)
     } else {
@@ -74,7 +80,12 @@ pub fn signing_key(dialect: Dialect, session_key: &[u8; 16], hash: &PreauthHash)
 }
 
 /// The keys with which this server encrypts and decrypts, in this order.
-pub fn cipher_keys(dialect: Dialect, cipher: Cipher, session_key: &[u8; 16], hash: &PreauthHash) -> (Key, Key) {
+pub fn cipher_keys(
+    dialect: Dialect,
+    cipher: Cipher,
+    session_key: &[u8; 16],
+    hash: &PreauthHash,
+) -> (Key, Key) {
     let len = match cipher {
         Cipher::Aes128Ccm | Cipher::Aes128Gcm => 16,
         Cipher::Aes256Ccm | Cipher::Aes256Gcm => 32,
@@ -99,10 +110,15 @@ mod tests {
     /// 10: the anatomy of signing and cryptographic keys").
     #[test]
     fn keys_of_dialect_30_match_the_published_example() {
-        let session: [u8; 16] = unhex("7CD451825D0450D235424E44BA6E78CC").try_into().unwrap();
+        let session: [u8; 16] = unhex("7CD451825D0450D235424E44BA6E78CC")
+            .try_into()
+            .unwrap();
         let hash = PreauthHash::default();
         let signing = signing_key(Dialect::Smb300, &session, &hash);
-        assert_eq!(signing.as_bytes(), unhex("0B7E9C5CAC36C0F6EA9AB275298CEDCE"));
+        assert_eq!(
+            signing.as_bytes(),
+            unhex("0B7E9C5CAC36C0F6EA9AB275298CEDCE")
+        );
         let (out, into) = cipher_keys(Dialect::Smb300, Cipher::Aes128Ccm, &session, &hash);
         assert_ne!(out.as_bytes(), into.as_bytes());
     }

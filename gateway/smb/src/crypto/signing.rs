@@ -147,7 +147,10 @@ mod tests {
         let signer = Signer::new(SigningAlgorithm::AesCmac, &key).unwrap();
         let (header, raw) = message(true);
         let whole = signer.sign(&header, &[&raw]).unwrap();
-        assert_eq!(signer.sign(&header, &[&raw[..71], &raw[71..]]).unwrap(), whole);
+        assert_eq!(
+            signer.sign(&header, &[&raw[..71], &raw[71..]]).unwrap(),
+            whole
+        );
     }
 
     #[test]
@@ -155,6 +158,9 @@ mod tests {
         let key = kdf::derive(b"key", b"l\0", b"c\0", 16);
         let signer = Signer::new(SigningAlgorithm::AesGmac, &key).unwrap();
         let ((request, raw), (response, _)) = (message(false), message(true));
-        assert_ne!(signer.sign(&request, &[&raw]).unwrap(), signer.sign(&response, &[&raw]).unwrap());
+        assert_ne!(
+            signer.sign(&request, &[&raw]).unwrap(),
+            signer.sign(&response, &[&raw]).unwrap()
+        );
     }
 }
