@@ -45,9 +45,6 @@ pub trait ContentStore: Send + Sync {
 
     /// Reads a whole object past all caches and compares its checksums.
     async fn verify(&self, object: &ObjectRef) -> Result<()>;
-
-    /// Deletes what uploads of a dead process left behind that `list` does not show; returns how many files.
-    async fn sweep(&self) -> Result<u64>;
 }
 
 /// The bytes of one content (main or stream) with changes that are not committed yet; one for each content with

@@ -8,6 +8,7 @@
 mod accounts;
 mod content;
 mod error;
+mod maintenance;
 mod manifest;
 mod name;
 mod repository;
@@ -16,6 +17,7 @@ mod types;
 pub use accounts::*;
 pub use content::*;
 pub use error::*;
+pub use maintenance::*;
 pub use manifest::*;
 pub use name::*;
 pub use repository::*;

@@ -1,1 +1,19 @@
-//! sluice-repo-content
+//! Content on a folder: immutable objects under never-reused names, working contents on top of them.
+//!
+//! Owns the bytes of documents between a client's write and the commit that makes them visible. Never knows names,
+//! locks or versions; never changes an object that is stored.
+
+mod fetch;
+mod folder;
+mod objects;
+mod piece;
+mod store;
+mod upload;
+mod working;
+
+pub use folder::Folder;
+pub use objects::Objects;
+pub use store::{Options, Store};
+
+/// Largest object, and the grid on which documents are cut into objects.
+pub const CHUNK_BYTES: u32 = 4 << 20;

@@ -1,0 +1,176 @@
+//! Objects as files of a folder: `v1/XX/OBJECT`, XX one of 256 sub-folders.
+//!
+//! A file gets its final name at once, without a temporary one: nothing refers to an object before it is whole, and creating and
+//! renaming or deleting files is what makes file systems slow. What a crash leaves half-written nobody refers to, and gc deletes it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, IoSlice, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use sluice_repo::{ObjectId, RepoError, Result};
+
+use crate::objects::Objects;
+
+/// Version of the layout.
+const LAYOUT: &str = "v1";
+
+/// A folder of objects.
+pub struct Folder {
+    root: PathBuf,
+}
+
+impl Folder {
+    /// Opens a folder, making it and its sub-folders if need be.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Folder> {
+        let root = root.into();
+        let make = || -> io::Result<()> {
+            for n in 0..=255u8 {
+                fs::create_dir_all(root.join(LAYOUT).join(format!("{n:02x}")))?;
+            }
+            sync_dir(&root.join(LAYOUT))?;
+            sync_dir(&root)
+        };
+        make().map_err(|error| refused(&root, &error))?;
+        Ok(Folder { root })
+    }
+
+    fn path(&self, id: ObjectId) -> PathBuf {
+        self.root
+            .join(LAYOUT)
+            .join(format!("{:02x}", id.0 as u8))
+            .join(format!("{:032x}", id.0))
+    }
+}
+
+fn refused(path: &Path, error: &io::Error) -> RepoError {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+            RepoError::NoSpace
+        }
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            RepoError::ReadOnly(format!("{}: {error}", path.display()))
+        }
+        ErrorKind::NotFound | ErrorKind::UnexpectedEof => {
+            RepoError::Corrupt(format!("object {} is missing or too short", path.display()))
+        }
+        _ => RepoError::Unavailable(format!("{}: {error}", path.display())),
+    }
+}
+
+fn sync_dir(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+fn write_object(path: &Path, parts: &[Bytes]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
+    let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+    let mut rest = slices.as_mut_slice();
+    IoSlice::advance_slices(&mut rest, 0);
+    while !rest.is_empty() {
+        match file.write_vectored(rest) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(n) => IoSlice::advance_slices(&mut rest, n),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    file.sync_data()?;
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
+fn read_ranges(path: &Path, ranges: &[(u32, u32)]) -> io::Result<Vec<Bytes>> {
+    let mut file = File::open(path)?;
+    let mut position = 0;
+    let mut found = Vec::with_capacity(ranges.len());
+    for &(offset, len) in ranges {
+        if position != u64::from(offset) {
+            file.seek(SeekFrom::Start(offset.into()))?;
+        }
+        // Not zeroed first: read_to_end fills spare room.
+        let mut bytes = Vec::with_capacity(len as usize);
+        (&mut file).take(len.into()).read_to_end(&mut bytes)?;
+        if bytes.len() != len as usize {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        position = u64::from(offset) + u64::from(len);
+        found.push(bytes.into());
+    }
+    Ok(found)
+}
+
+fn list(root: &Path) -> io::Result<Vec<(ObjectId, u64)>> {
+    let mut found = Vec::new();
+    for folder in fs::read_dir(root.join(LAYOUT))? {
+        for file in fs::read_dir(folder?.path())? {
+            let file = file?;
+            let id = file
+                .file_name()
+                .to_str()
+                .and_then(|name| u128::from_str_radix(name, 16).ok());
+            if let Some(id) = id {
+                found.push((ObjectId(id), file.metadata()?.len()));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Runs blocking work off the runtime's threads.
+async fn blocking<T: Send + 'static>(
+    path: PathBuf,
+    work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(move || work(&path).map_err(|error| refused(&path, &error)))
+        .await
+        .unwrap_or_else(|_| {
+            Err(RepoError::Unavailable(
+                "a task of the content store ended".into(),
+            ))
+        })
+}
+
+#[async_trait]
+impl Objects for Folder {
+    async fn put(&self, id: ObjectId, parts: Vec<Bytes>) -> Result<()> {
+        let written = blocking(self.path(id), move |path| {
+            write_object(path, &parts).inspect_err(|error| {
+                if error.kind() != ErrorKind::AlreadyExists {
+                    // Half an object takes room that may be what is missing; if this fails, too, gc comes by.
+                    let _ = fs::remove_file(path);
+                }
+            })
+        });
+        match written.await {
+            // A folder that was moved away is not damage to stored data.
+            Err(RepoError::Corrupt(why)) => Err(RepoError::Unavailable(why)),
+            other => other,
+        }
+    }
+
+    async fn get(&self, id: ObjectId, ranges: Vec<(u32, u32)>) -> Result<Vec<Bytes>> {
+        blocking(self.path(id), move |path| read_ranges(path, &ranges)).await
+    }
+
+    async fn delete(&self, id: ObjectId) -> Result<()> {
+        blocking(self.path(id), |path| match fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        })
+        .await
+    }
+
+    async fn list(&self) -> Result<Vec<(ObjectId, u64)>> {
+        blocking(self.root.clone(), list).await
+    }
+
+    fn room(&self) -> Result<(u64, u64)> {
+        let stat =
+            rustix::fs::statvfs(&self.root).map_err(|errno| refused(&self.root, &errno.into()))?;
+        Ok((
+            stat.f_blocks.saturating_mul(stat.f_frsize),
+            stat.f_bavail.saturating_mul(stat.f_frsize),
+        ))
+    }
+}

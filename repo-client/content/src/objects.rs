@@ -1,0 +1,25 @@
+//! The port to whatever keeps objects: a folder here, an object service elsewhere.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use sluice_repo::{ObjectId, Result};
+
+/// Keeps immutable objects by name.
+#[async_trait]
+pub trait Objects: Send + Sync {
+    /// Stores a new object; returns when it would survive a loss of power. After an error the object may exist, whole
+    /// or in part; the name is not used again.
+    async fn put(&self, id: ObjectId, parts: Vec<Bytes>) -> Result<()>;
+
+    /// Reads ranges `(offset, len)` of an object; `Corrupt` if it is missing or too short.
+    async fn get(&self, id: ObjectId, ranges: Vec<(u32, u32)>) -> Result<Vec<Bytes>>;
+
+    /// Deletes an object; one that is not there is no error.
+    async fn delete(&self, id: ObjectId) -> Result<()>;
+
+    /// All objects with their length.
+    async fn list(&self) -> Result<Vec<(ObjectId, u64)>>;
+
+    /// Bytes in all and bytes free.
+    fn room(&self) -> Result<(u64, u64)>;
+}

@@ -1,0 +1,148 @@
+//! The content store: working contents, reads of versions, housekeeping.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use moka::sync::Cache;
+use parking_lot::Mutex;
+use sluice_repo::{ContentStore, Manifest, ObjectId, ObjectRef, RepoError, Result, WorkingContent};
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+use crate::fetch::{self, PageKey};
+use crate::objects::Objects;
+use crate::working::Core;
+
+/// How a store works.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Documents up to this length are kept in the metadata, without an object.
+    pub inline_bytes: u64,
+    /// Verified bytes of objects kept in memory.
+    pub cache_bytes: u64,
+    /// Bytes that one working content may keep in memory before its writer waits.
+    pub buffer_bytes: u64,
+    /// Objects stored at the same time.
+    pub uploads: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            inline_bytes: 64 << 10,
+            cache_bytes: 512 << 20,
+            buffer_bytes: 64 << 20,
+            uploads: 4,
+        }
+    }
+}
+
+/// What working contents share.
+pub(crate) struct Shared {
+    pub(crate) objects: Arc<dyn Objects>,
+    pub(crate) pages: Cache<PageKey, Bytes>,
+    pub(crate) uploads: Semaphore,
+    pub(crate) options: Options,
+    pub(crate) runtime: Handle,
+    /// Working contents that exist.
+    pub(crate) live: Mutex<HashMap<u64, Weak<Core>>>,
+    keys: AtomicU64,
+    /// Random, for this run: with a counter it makes object names that are never reused.
+    run: u64,
+    made: AtomicU64,
+}
+
+impl Shared {
+    pub(crate) fn new_id(&self) -> ObjectId {
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        ObjectId(u128::from(self.run) << 64 | u128::from(number))
+    }
+
+    pub(crate) fn next_key(&self) -> u64 {
+        self.keys.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// A content store over some objects.
+pub struct Store {
+    shared: Arc<Shared>,
+}
+
+impl Store {
+    /// Makes a store. Its background work runs on the current tokio runtime, without which this panics.
+    pub fn new(objects: Arc<dyn Objects>, options: Options) -> Result<Store> {
+        let mut run = [0; 8];
+        getrandom::fill(&mut run)
+            .map_err(|e| RepoError::Unavailable(format!("no random numbers: {e}")))?;
+        let pages = Cache::builder()
+            .weigher(|_: &PageKey, bytes: &Bytes| u32::try_from(bytes.len()).unwrap_or(u32::MAX))
+            .max_capacity(options.cache_bytes)
+            .build();
+        let shared = Shared {
+            objects,
+            pages,
+            uploads: Semaphore::new(options.uploads.max(1)),
+            options,
+            runtime: Handle::current(),
+            live: Mutex::new(HashMap::new()),
+            keys: AtomicU64::new(0),
+            run: u64::from_le_bytes(run),
+            made: AtomicU64::new(0),
+        };
+        Ok(Store {
+            shared: Arc::new(shared),
+        })
+    }
+}
+
+#[async_trait]
+impl ContentStore for Store {
+    fn working(&self, base: Arc<Manifest>) -> Arc<dyn WorkingContent> {
+        Core::new(self.shared.clone(), base)
+    }
+
+    async fn read(&self, manifest: &Manifest, offset: u64, len: u32) -> Result<Vec<Bytes>> {
+        let end = offset.saturating_add(len.into()).min(manifest.size);
+        if offset >= end {
+            return Ok(Vec::new());
+        }
+        fetch::fetch(&self.shared, fetch::view_of(manifest, offset, end)).await
+    }
+
+    fn room(&self) -> Result<(u64, u64)> {
+        self.shared.objects.room()
+    }
+
+    async fn probe(&self) -> Result<()> {
+        let id = self.shared.new_id();
+        self.shared
+            .objects
+            .put(id, vec![Bytes::from_static(b"probe")])
+            .await?;
+        self.shared.objects.delete(id).await
+    }
+
+    async fn list(&self) -> Result<Vec<(ObjectId, u64)>> {
+        self.shared.objects.list().await
+    }
+
+    fn pinned(&self) -> HashSet<ObjectId> {
+        let live: Vec<Weak<Core>> = self.shared.live.lock().values().cloned().collect();
+        let mut pinned = HashSet::new();
+        for core in live.iter().filter_map(Weak::upgrade) {
+            core.pinned(&mut pinned);
+        }
+        pinned
+    }
+
+    async fn delete(&self, object: ObjectId) -> Result<()> {
+        self.shared.objects.delete(object).await
+    }
+
+    async fn verify(&self, object: &ObjectRef) -> Result<()> {
+        fetch::verify(&self.shared, object).await
+    }
+}

@@ -1,0 +1,157 @@
+//! Uploads: which bytes in memory go into which new object, and the task that stores one.
+
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use crc_fast::{CrcAlgorithm, Digest};
+use sluice_repo::{CHECK_BLOCK_BYTES, ObjectId, ObjectRef, RepoError, Result};
+use tokio::sync::watch;
+
+use crate::CHUNK_BYTES;
+use crate::piece::{PieceMap, Stored};
+use crate::store::Shared;
+use crate::working::Core;
+
+/// From this length on an object ends where a chunk of the document ends.
+const WHOLE_BYTES: u64 = 1 << 20;
+
+/// An object on its way.
+pub(crate) struct Upload {
+    pub(crate) id: ObjectId,
+    /// Stamp of the newest change that it holds.
+    pub(crate) stamp: u64,
+    /// What it holds, ascending.
+    pub(crate) stored: Vec<Stored>,
+    result: watch::Sender<Option<Result<ObjectRef>>>,
+}
+
+/// Content of an object to be.
+#[derive(Default)]
+pub(crate) struct Plan {
+    pub(crate) stored: Vec<Stored>,
+    pub(crate) parts: Vec<Bytes>,
+    len: u64,
+}
+
+impl Upload {
+    /// Whether this upload stores the bytes of a piece as they are.
+    fn covers(&self, at: u64, len: u64, stamp: u64) -> bool {
+        let n = self.stored.partition_point(|s| s.start <= at);
+        let range = n.checked_sub(1).and_then(|n| self.stored.get(n));
+        stamp <= self.stamp && range.is_some_and(|s| at + len <= s.start + s.len)
+    }
+
+    /// Whether it holds something of a range.
+    pub(crate) fn touches(&self, start: u64, end: u64) -> bool {
+        let n = self.stored.partition_point(|s| s.start + s.len <= start);
+        self.stored.get(n).is_some_and(|s| s.start < end)
+    }
+
+    /// Waits for the end.
+    pub(crate) async fn done(&self) -> Result<ObjectRef> {
+        let mut result = self.result.subscribe();
+        match result.wait_for(Option::is_some).await {
+            Ok(result) => result.clone().unwrap_or_else(|| Err(ended())),
+            Err(_) => Err(ended()),
+        }
+    }
+}
+
+fn ended() -> RepoError {
+    RepoError::Unavailable("an upload ended without a result".into())
+}
+
+/// Packs bytes in memory within `[start, end)` that no upload has taken into objects-to-be.
+pub(crate) fn plan(map: &PieceMap, uploads: &[Arc<Upload>], start: u64, end: u64) -> Vec<Plan> {
+    let chunk = u64::from(CHUNK_BYTES);
+    let mut plans = Vec::new();
+    let mut current = Plan::default();
+    for (at, piece) in map.range(start, end) {
+        if uploads.iter().any(|u| u.covers(at, piece.len, piece.stamp)) {
+            continue;
+        }
+        let Some(bytes) = piece.bytes() else { continue };
+        let new_chunk = current
+            .stored
+            .last()
+            .is_some_and(|s| s.start / chunk != at / chunk);
+        if current.len + piece.len > chunk || (new_chunk && current.len >= WHOLE_BYTES) {
+            plans.push(std::mem::take(&mut current));
+        }
+        match current.stored.last_mut() {
+            Some(last) if last.start + last.len == at => last.len += piece.len,
+            _ => current.stored.push(Stored {
+                start: at,
+                len: piece.len,
+                at: current.len as u32,
+            }),
+        }
+        current.len += piece.len;
+        current.parts.push(bytes);
+    }
+    if current.len > 0 {
+        plans.push(current);
+    }
+    plans
+}
+
+/// Starts an upload for a working content, which hears of its end.
+pub(crate) fn start(shared: &Arc<Shared>, core: Weak<Core>, plan: Plan, stamp: u64) -> Arc<Upload> {
+    let upload = Arc::new(Upload {
+        id: shared.new_id(),
+        stamp,
+        stored: plan.stored,
+        result: watch::Sender::new(None),
+    });
+    let (shared, task) = (shared.clone(), upload.clone());
+    shared.runtime.clone().spawn(async move {
+        let result = store(&shared, task.id, plan.parts).await;
+        match core.upgrade() {
+            Some(core) => core.uploaded(&task, &result),
+            None => {
+                // Nobody can commit it any more.
+                let _ = shared.objects.delete(task.id).await;
+            }
+        }
+        task.result.send_replace(Some(result));
+    });
+    upload
+}
+
+async fn store(shared: &Shared, id: ObjectId, parts: Vec<Bytes>) -> Result<ObjectRef> {
+    let _permit = shared.uploads.acquire().await.map_err(|_| ended())?;
+    let (len, sums) = sums(&parts);
+    shared.objects.put(id, parts).await?;
+    Ok(ObjectRef {
+        id,
+        len,
+        sums: sums.into(),
+    })
+}
+
+/// Length and the checksum of each block.
+fn sums(parts: &[Bytes]) -> (u32, Vec<u32>) {
+    let block = CHECK_BLOCK_BYTES as usize;
+    let (mut total, mut in_block) = (0, 0);
+    let mut sums = Vec::new();
+    let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
+    for part in parts {
+        let mut rest: &[u8] = part;
+        total += rest.len();
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(rest.len().min(block - in_block));
+            digest.update(now);
+            in_block += now.len();
+            rest = later;
+            if in_block == block {
+                sums.push(digest.finalize() as u32);
+                digest.reset();
+                in_block = 0;
+            }
+        }
+    }
+    if in_block > 0 {
+        sums.push(digest.finalize() as u32);
+    }
+    (total as u32, sums)
+}

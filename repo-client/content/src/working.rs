@@ -1,0 +1,403 @@
+//! Working contents: what readers and writers of one document share until it is committed.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Weak};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use sluice_repo::{
+    DOCUMENT_BYTES_MAX, Manifest, ObjectId, ObjectRef, RepoError, Result, Sealed, WorkingContent,
+};
+use tokio::sync::Notify;
+
+use crate::CHUNK_BYTES;
+use crate::fetch::{fetch, view_of};
+use crate::piece::{PieceMap, Source, View};
+use crate::store::Shared;
+use crate::upload::{self, Upload};
+
+const CHUNK: u64 = CHUNK_BYTES as u64;
+/// Pieces that a chunk may consist of before a seal rewrites it as a whole.
+const FRAGMENTS_MAX: usize = 16;
+
+/// A working content; see the trait.
+pub(crate) struct Core {
+    shared: Arc<Shared>,
+    me: Weak<Core>,
+    /// Taken for moments only; never held while something is awaited.
+    state: Mutex<State>,
+    /// One seal at a time. Taken before `state`.
+    sealing: tokio::sync::Mutex<()>,
+    /// An upload has ended.
+    progress: Notify,
+    key: u64,
+}
+
+struct State {
+    /// What was committed last.
+    base: Arc<Manifest>,
+    /// The content, once it differs from `base`.
+    map: Option<PieceMap>,
+    len: u64,
+    /// Counts changes.
+    stamp: u64,
+    committed: u64,
+    uploads: Vec<Arc<Upload>>,
+    /// Why an upload in the background failed, until someone was told.
+    failed: Option<RepoError>,
+    /// Objects made here that no seal has named: garbage once the map lets go of them.
+    made: HashSet<ObjectId>,
+    /// Objects that a seal has named, with its stamp, until the commit is known.
+    sealed: HashMap<ObjectId, u64>,
+}
+
+impl State {
+    fn map_mut(&mut self) -> &mut PieceMap {
+        self.map
+            .get_or_insert_with(|| PieceMap::of(&self.base, self.stamp))
+    }
+
+    fn view(&self, start: u64, end: u64) -> Vec<View> {
+        match &self.map {
+            Some(map) => map.view(start, end),
+            None => view_of(&self.base, start, end),
+        }
+    }
+
+    fn memory(&self) -> u64 {
+        self.map.as_ref().map_or(0, PieceMap::memory_total)
+    }
+}
+
+impl Core {
+    pub(crate) fn new(shared: Arc<Shared>, base: Arc<Manifest>) -> Arc<Core> {
+        let key = shared.next_key();
+        let core = Arc::new_cyclic(|me: &Weak<Core>| Core {
+            me: me.clone(),
+            state: Mutex::new(State {
+                len: base.size,
+                base,
+                map: None,
+                stamp: 0,
+                committed: 0,
+                uploads: Vec::new(),
+                failed: None,
+                made: HashSet::new(),
+                sealed: HashMap::new(),
+            }),
+            sealing: tokio::sync::Mutex::new(()),
+            progress: Notify::new(),
+            shared,
+            key,
+        });
+        core.shared.live.lock().insert(key, core.me.clone());
+        core
+    }
+
+    /// Adds the objects that must stay because of this working content.
+    pub(crate) fn pinned(&self, pinned: &mut HashSet<ObjectId>) {
+        let state = self.state.lock();
+        pinned.extend(state.base.objects.iter().map(|o| o.id));
+        pinned.extend(&state.made);
+        pinned.extend(state.sealed.keys());
+    }
+
+    /// An upload has ended.
+    pub(crate) fn uploaded(&self, upload: &Arc<Upload>, result: &Result<ObjectRef>) {
+        let mut state = self.state.lock();
+        state.uploads.retain(|u| !Arc::ptr_eq(u, upload));
+        match result {
+            Ok(object) => {
+                if let Some(map) = &mut state.map {
+                    map.adopt(object, &upload.stored, upload.stamp);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "content could not be stored; it stays in memory");
+                state.failed = Some(error.clone());
+            }
+        }
+        drop(state);
+        self.progress.notify_waiters();
+    }
+
+    /// Starts uploads of what is in memory within a range and not on its way.
+    fn start_uploads(&self, state: &mut State, start: u64, end: u64) {
+        let Some(map) = &state.map else { return };
+        for plan in upload::plan(map, &state.uploads, start, end) {
+            let upload = upload::start(&self.shared, self.me.clone(), plan, state.stamp);
+            state.made.insert(upload.id);
+            state.uploads.push(upload);
+        }
+    }
+
+    /// Waits until `wanted` more bytes may be kept in memory.
+    async fn make_room(&self, wanted: u64) -> Result<()> {
+        let limit = self.shared.options.buffer_bytes;
+        loop {
+            let progress = self.progress.notified();
+            {
+                let mut state = self.state.lock();
+                if let Some(error) = state.failed.take() {
+                    return Err(error);
+                }
+                if state.memory() == 0 || state.memory() + wanted <= limit {
+                    return Ok(());
+                }
+                if state.uploads.is_empty() {
+                    self.start_uploads(&mut state, 0, u64::MAX);
+                }
+                if state.uploads.is_empty() {
+                    return Ok(());
+                }
+            }
+            progress.await;
+        }
+    }
+
+    /// Loads chunks with changes that consist of too many pieces, so that they are stored as a whole again.
+    async fn defragment(&self) -> Result<()> {
+        let loads: Vec<(u64, ObjectRef, u32, u32)> = {
+            let state = self.state.lock();
+            let Some(map) = &state.map else { return Ok(()) };
+            let chunks = map.chunks_in_memory();
+            let ranges = chunks
+                .into_iter()
+                .map(|chunk| (chunk * CHUNK, (chunk + 1) * CHUNK));
+            let many =
+                ranges.filter(|&(start, end)| map.range(start, end).nth(FRAGMENTS_MAX).is_some());
+            many.flat_map(|(start, end)| map.range(start, end))
+                .filter_map(|(at, piece)| match &piece.source {
+                    Source::Object(object, offset) => {
+                        Some((at, object.clone(), *offset, piece.len as u32))
+                    }
+                    _ => None,
+                })
+                .collect()
+        };
+        for (at, object, offset, len) in loads {
+            let parts = fetch(
+                &self.shared,
+                vec![View::Object(object.clone(), offset, len)],
+            )
+            .await?;
+            if let Some(map) = &mut self.state.lock().map {
+                map.load(at, &object, offset, parts);
+            }
+        }
+        Ok(())
+    }
+
+    async fn seal_inline(&self, views: Vec<View>, stamp: u64) -> Result<Sealed> {
+        let parts = fetch(&self.shared, views).await?;
+        Ok(Sealed {
+            manifest: Arc::new(Manifest::inline(parts.concat().into())),
+            generation: stamp,
+        })
+    }
+
+    async fn seal_objects(&self) -> Result<Sealed> {
+        self.defragment().await?;
+        let (mut snapshot, len, stamp, uploads) = {
+            let mut state = self.state.lock();
+            state.failed = None;
+            self.start_uploads(&mut state, 0, u64::MAX);
+            let Some(map) = &state.map else {
+                return Ok(Sealed {
+                    manifest: state.base.clone(),
+                    generation: state.stamp,
+                });
+            };
+            (map.clone(), state.len, state.stamp, state.uploads.clone())
+        };
+        let mut failed = None;
+        for upload in &uploads {
+            match upload.done().await {
+                Ok(object) => snapshot.adopt(&object, &upload.stored, upload.stamp),
+                Err(error) => failed = Some(error),
+            }
+        }
+        let mut state = self.state.lock();
+        if let Some(error) = failed {
+            // Told here; not again by the next write.
+            state.failed = None;
+            return Err(error);
+        }
+        let Some(manifest) = snapshot.manifest(len) else {
+            return Err(RepoError::Unavailable(
+                "content is still in memory after its uploads".into(),
+            ));
+        };
+        for object in &manifest.objects {
+            state.made.remove(&object.id);
+            state.sealed.insert(object.id, stamp);
+        }
+        Ok(Sealed {
+            manifest: Arc::new(manifest),
+            generation: stamp,
+        })
+    }
+
+    /// Deletes objects that nobody has been told of.
+    fn discard(&self, objects: Vec<ObjectId>) {
+        if objects.is_empty() {
+            return;
+        }
+        let shared = self.shared.clone();
+        self.shared.runtime.spawn(async move {
+            for object in objects {
+                if let Err(error) = shared.objects.delete(object).await {
+                    tracing::debug!(%error, "an unused object stays until gc");
+                }
+            }
+        });
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.shared.live.lock().remove(&self.key);
+        let made = std::mem::take(&mut self.state.get_mut().made);
+        self.discard(made.into_iter().collect());
+    }
+}
+
+#[async_trait]
+impl WorkingContent for Core {
+    fn len(&self) -> u64 {
+        self.state.lock().len
+    }
+
+    fn is_dirty(&self) -> bool {
+        let state = self.state.lock();
+        state.stamp > state.committed
+    }
+
+    fn buffered(&self) -> u64 {
+        self.state.lock().memory()
+    }
+
+    async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
+        let Some(end) = offset
+            .checked_add(data.len() as u64)
+            .filter(|end| *end <= DOCUMENT_BYTES_MAX)
+        else {
+            return Err(RepoError::TooLarge);
+        };
+        if data.is_empty() {
+            return Ok(());
+        }
+        self.make_room(data.len() as u64).await?;
+        let mut state = self.state.lock();
+        state.stamp += 1;
+        let stamp = state.stamp;
+        state.map_mut().write(offset, data, stamp);
+        state.len = state.len.max(end);
+        for chunk in offset / CHUNK..end.div_ceil(CHUNK) {
+            let (start, end) = (chunk * CHUNK, (chunk + 1) * CHUNK);
+            // A chunk that is on its way already waits with its later changes for the next seal.
+            if state.map_mut().chunk_is_full(chunk)
+                && !state.uploads.iter().any(|u| u.touches(start, end))
+            {
+                self.start_uploads(&mut state, start, end);
+            }
+        }
+        Ok(())
+    }
+
+    async fn read(&self, offset: u64, len: u32) -> Result<Vec<Bytes>> {
+        let views = {
+            let state = self.state.lock();
+            let end = offset.saturating_add(len.into()).min(state.len);
+            if offset >= end {
+                return Ok(Vec::new());
+            }
+            state.view(offset, end)
+        };
+        fetch(&self.shared, views).await
+    }
+
+    async fn set_len(&self, len: u64) -> Result<()> {
+        if len > DOCUMENT_BYTES_MAX {
+            return Err(RepoError::TooLarge);
+        }
+        let mut state = self.state.lock();
+        if state.len == len {
+            return Ok(());
+        }
+        state.stamp += 1;
+        let old = state.len;
+        state.map_mut().clear(len, old);
+        state.len = len;
+        Ok(())
+    }
+
+    async fn punch(&self, offset: u64, len: u64) -> Result<()> {
+        let mut state = self.state.lock();
+        let end = offset.saturating_add(len).min(state.len);
+        if offset < end {
+            state.stamp += 1;
+            state.map_mut().clear(offset, end);
+        }
+        Ok(())
+    }
+
+    fn allocated_ranges(&self, offset: u64, len: u64) -> Vec<(u64, u64)> {
+        let state = self.state.lock();
+        let end = offset.saturating_add(len).min(state.len);
+        match &state.map {
+            Some(map) => map.data_ranges(offset, end),
+            None => PieceMap::of(&state.base, 0).data_ranges(offset, end),
+        }
+    }
+
+    async fn seal(&self) -> Result<Sealed> {
+        let _one = self.sealing.lock().await;
+        let inline = {
+            let state = self.state.lock();
+            if state.map.is_none() {
+                return Ok(Sealed {
+                    manifest: state.base.clone(),
+                    generation: state.stamp,
+                });
+            }
+            let small = state.len <= self.shared.options.inline_bytes;
+            small.then(|| (state.view(0, state.len), state.stamp))
+        };
+        match inline {
+            Some((views, stamp)) => self.seal_inline(views, stamp).await,
+            None => self.seal_objects().await,
+        }
+    }
+
+    fn committed(&self, sealed: &Sealed) {
+        let mut state = self.state.lock();
+        state.committed = state.committed.max(sealed.generation);
+        state.base = sealed.manifest.clone();
+        state.sealed.retain(|_, stamp| *stamp > sealed.generation);
+        if state.stamp == sealed.generation {
+            state.map = None;
+            if state.uploads.is_empty() {
+                let made = std::mem::take(&mut state.made);
+                drop(state);
+                self.discard(made.into_iter().collect());
+            }
+        }
+    }
+
+    fn reset(&self, base: Arc<Manifest>) {
+        let mut state = self.state.lock();
+        state.stamp += 1;
+        state.committed = state.stamp;
+        state.map = None;
+        state.failed = None;
+        state.len = base.size;
+        state.base = base;
+        if state.uploads.is_empty() {
+            let made = std::mem::take(&mut state.made);
+            drop(state);
+            self.discard(made.into_iter().collect());
+        }
+    }
+}
