@@ -12,7 +12,7 @@ use crate::obstacle::{Need, Obstacle};
 use crate::outcome::AckError;
 use crate::request::OpenRequest;
 use crate::share_mode::Open;
-use crate::types::{Access, ClientId, OpenId};
+use crate::types::{Access, ClientId, OpenId, Protocol};
 
 /// Whose request it is: its own caches are not called back.
 #[derive(Clone, Copy, Debug)]
@@ -20,9 +20,16 @@ pub(crate) struct Who {
     pub open: Option<OpenId>,
     pub lease: Option<GrantKey>,
     pub client: ClientId,
+    pub protocol: Protocol,
 }
 
 impl Who {
+    /// Windows lets an SMB change go on while a read and handle cache is still being given back; through other doors a
+    /// change waits until nobody can read the older state any more.
+    fn waits_for_readers(&self) -> bool {
+        self.protocol != Protocol::Smb
+    }
+
     pub(crate) fn owns(&self, key: GrantKey) -> bool {
         match key {
             GrantKey::Oplock(open) => self.open == Some(open),
@@ -79,7 +86,7 @@ impl Document {
             if grant.stream != stream || who.owns(grant.key) || (spare_leases && grant.is_lease()) {
                 continue;
             }
-            match self.call_back_at(env, at, need, write) {
+            match self.call_back_at(env, at, need, write, who.waits_for_readers()) {
                 Progress::Ready => {}
                 Progress::Wait(obstacle) => progress = Progress::Wait(obstacle),
                 Progress::Again => return Progress::Again,
@@ -97,12 +104,19 @@ impl Document {
         need: Need,
     ) -> Progress {
         match self.grants.position(stream, key) {
-            Some(at) => self.call_back_at(env, at, need, true),
+            Some(at) => self.call_back_at(env, at, need, true, false),
             None => Progress::Ready,
         }
     }
 
-    fn call_back_at(&mut self, env: &mut Env, at: usize, need: Need, write: bool) -> Progress {
+    fn call_back_at(
+        &mut self,
+        env: &mut Env,
+        at: usize,
+        need: Need,
+        write: bool,
+        readers: bool,
+    ) -> Progress {
         let Some(grant) = self.grants.at_mut(at) else {
             return Progress::Ready;
         };
@@ -116,7 +130,10 @@ impl Document {
         if leaves == grant.state {
             return Progress::Ready;
         }
-        let must_wait = delegation || !grant.state.common(need.waits_for()).is_empty();
+        let answers = grant.state != CacheState::R;
+        let must_wait = delegation
+            || !grant.state.common(need.waits_for()).is_empty()
+            || (readers && need == Need::Nothing && answers);
         let obstacle = Obstacle::Grant {
             stream: grant.stream,
             key: grant.key,

@@ -103,6 +103,7 @@ impl Document {
             open: None,
             lease: lease_key(&r.cache),
             client: r.actor.client,
+            protocol: r.actor.protocol,
         };
         if let Some(stop) = self.share_check(env, stream, &checked, &who, false) {
             return stop;

@@ -18,6 +18,7 @@ impl Document {
             open: None,
             lease: None,
             client: r.actor.client,
+            protocol: r.actor.protocol,
         };
         let Some((range, write)) = touched(r.kind) else {
             return self.finish(env, stream, &who, Need::Nothing, true);
@@ -90,6 +91,7 @@ impl Document {
             open: Some(held.id),
             lease: held.grant,
             client: held.claim.client,
+            protocol: held.claim.protocol,
         };
         let Some((range, write)) = touched(kind) else {
             return self.finish(env, stream, &who, Need::Nothing, true);
@@ -113,6 +115,7 @@ impl Document {
             open,
             lease,
             client: actor.client,
+            protocol: actor.protocol,
         };
         self.finish(env, stream, &who, Need::NoHandle, true)
     }

@@ -45,3 +45,6 @@ pub use types::{
     Access, Actor, ClientId, Holder, Now, OpenId, OpenRef, Protocol, ResourceId, ShareMode,
     WaiterId,
 };
+
+#[cfg(test)]
+mod tests;

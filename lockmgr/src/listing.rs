@@ -204,10 +204,26 @@ fn waiter_entry(d: &Document, waiter: &Waiter, now: Now) -> Entry {
     }
     let words = conflict(d, waiter.obstacle, &d.queue);
     entry.ends_in_ms = ends_in(waiter.deadline, now);
-    entry.freed_by = match waiter.style {
-        Style::Hold => format!("granted when this ends: {words}"),
-        Style::Poll { .. } => format!("the client retries and is granted when this ends: {words}"),
+    entry.freed_by = match (waiter.style, stands(d, waiter.obstacle)) {
+        (Style::Hold, _) => format!("granted when this ends: {words}"),
+        (Style::Poll { .. }, true) => {
+            format!("the client retries and is granted when this ends: {words}")
+        }
+        (Style::Poll { .. }, false) => String::from("its turn has come: the client has to retry"),
     };
     entry.waits_for = Some(Box::new(words));
     entry
+}
+
+/// True if what stood in a waiter's way is still there.
+fn stands(d: &Document, obstacle: Obstacle) -> bool {
+    match obstacle {
+        Obstacle::Open { id, .. } => d.opens.get(id).is_some(),
+        Obstacle::Range { party, .. } => party.open.is_some_and(|id| d.opens.get(id).is_some()),
+        Obstacle::Grant { stream, key } => d
+            .grants
+            .find(stream, key)
+            .is_some_and(|g| g.breaking.is_some()),
+        Obstacle::Waiter(id) => d.queue.iter().any(|w| w.id == id),
+    }
 }

@@ -114,6 +114,7 @@ impl Document {
             open: Some(open.id),
             lease: open.grant,
             client,
+            protocol: open.claim.protocol,
         };
         let held = self.range_set(stream).map_or(0, RangeSet::len);
         if held + r.locks.len() > env.options.ranges_max {
@@ -171,6 +172,7 @@ impl Document {
             open: own,
             lease: None,
             client: r.actor.client,
+            protocol: r.actor.protocol,
         };
         let claim = range_claim(&r.actor, r.lock.exclusive);
         if let Some(stop) = self.share_check(env, stream, &claim, &who, false) {
