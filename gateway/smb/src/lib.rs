@@ -13,3 +13,5 @@ pub mod rpc;
 pub mod server;
 pub mod session;
 pub mod status;
+
+pub use server::{ListenFailed, SmbOptions, SmbServer};
