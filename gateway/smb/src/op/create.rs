@@ -4,7 +4,7 @@
 //! answer's contexts. Waiting for a break or another open happens inside the file layer and ends with CANCEL.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -24,9 +24,9 @@ use sluice_vfs::{
 use tokio_util::sync::CancellationToken;
 
 use super::create_request::{path_status, to_vfs, validate};
-use super::{Answer, OpContext, OpReply, facts, reconnect};
+use super::{Answer, OpContext, OpReply, facts, reconnect, replay};
 use crate::open::durable::{DEFAULT_TIMEOUT, DurableState, MAX_TIMEOUT};
-use crate::open::{DiskOpen, OpenListener, Opened, SmbOpen, wire_level};
+use crate::open::{DiskOpen, OpenListener, Opened, Replay, SmbOpen, wire_level};
 use crate::rpc::Pipe;
 use crate::session::TreeKind;
 use crate::status::status_of;
@@ -47,6 +47,13 @@ pub async fn handle(ctx: &OpContext) -> Answer {
         // There are no snapshots to open.
         return Err(NtStatus::OBJECT_NAME_NOT_FOUND.into());
     }
+    let entry = match contexts.durable_v2 {
+        Some(v2) => match replay::begin(ctx, tree, &request, &contexts, v2.create_guid).await {
+            Ok(entry) => Some(entry),
+            Err(answer) => return *answer,
+        },
+        _ => None,
+    };
     let file_id = ctx.server.opens.new_file_id();
     let listener = OpenListener::new(file_id, &ctx.session);
     let components = path.components.clone();
@@ -64,6 +71,7 @@ pub async fn handle(ctx: &OpContext) -> Answer {
         Err(error) => return Err(create_status(&error).into()),
     };
     let durable = durable_state(ctx, &contexts, &opened);
+    let done = action(opened.action);
     let open = Arc::new(SmbOpen {
         id: file_id,
         tree: AtomicU32::new(ctx.tree.id.0),
@@ -81,14 +89,22 @@ pub async fn handle(ctx: &OpContext) -> Answer {
             watch: Default::default(),
             lock_sequence: Mutex::new([0; 65]),
             durable: Mutex::new(durable),
+            channel_sequence: AtomicU16::new(ctx.header.channel_sequence()),
+            replay: entry.map(|entry| Replay {
+                entry,
+                action: done,
+            }),
             listener,
         }),
         closed: CancellationToken::new(),
     });
+    if let Some(replay) = open.disk().and_then(|d| d.replay.as_ref()) {
+        replay.entry.opened(&open);
+    }
     register(ctx, open).await?;
     let answer = Granted {
         file_id,
-        action: action(opened.action),
+        action: done,
         attributes: &opened.attributes,
         cache: opened.cache,
         durable,

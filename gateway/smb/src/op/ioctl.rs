@@ -53,6 +53,7 @@ async fn on_open(ctx: &OpContext, request: &IoctlRequest) -> Answer {
             return Ok(OpReply { status, ..answer });
         }
     };
+    ctx.check_channel_sequence(disk)?;
     let output = match request.code {
         wire::SRV_REQUEST_RESUME_KEY => resume_key(request, open.id)?,
         wire::SRV_COPYCHUNK | wire::SRV_COPYCHUNK_WRITE => {

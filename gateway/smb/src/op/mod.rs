@@ -20,6 +20,7 @@ pub mod query_directory;
 pub mod query_info;
 pub mod read;
 mod reconnect;
+mod replay;
 mod security;
 pub mod set_info;
 pub mod write;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
+use sluice_smb_wire::cmd::negotiate::Dialect;
 use sluice_smb_wire::{Command, DecodeError, FileId, Header, NtStatus};
 use sluice_vfs::VfsError;
 use smallvec::SmallVec;
@@ -239,6 +241,26 @@ impl OpContext {
             when_closed
         } else {
             NtStatus::CANCELLED
+        }
+    }
+}
+
+impl OpContext {
+    /// Verifies ChannelSequence of a request that changes something (MS-SMB2 3.3.5.2.10): one older than the
+    /// newest seen comes from a channel that the client gave up, and must not be carried out.
+    pub(crate) fn check_channel_sequence(&self, disk: &DiskOpen) -> Result<(), NtStatus> {
+        if self.conn.dialect() < Dialect::Smb300 {
+            return Ok(());
+        }
+        let sent = self.header.channel_sequence();
+        let newest = disk.channel_sequence.load(Ordering::Acquire);
+        match sent.wrapping_sub(newest) {
+            0 => Ok(()),
+            1..=0x7FFF => {
+                disk.channel_sequence.store(sent, Ordering::Release);
+                Ok(())
+            }
+            _ => Err(NtStatus::FILE_NOT_AVAILABLE),
         }
     }
 }

@@ -25,6 +25,7 @@ pub async fn handle(ctx: &OpContext) -> Answer {
     let request = SetInfoRequest::decode(&ctx.message)?;
     let open = ctx.open(request.file_id)?;
     let disk = disk_of(&open)?;
+    ctx.check_channel_sequence(disk)?;
     match request.info_type {
         INFO_FILE => file_info(ctx, &open, disk, &request).await?,
         INFO_FILESYSTEM => return Err(fs_status(request.class).into()),

@@ -37,6 +37,7 @@ async fn write_document(
         return Err(NtStatus::INVALID_DEVICE_REQUEST.into());
     }
     need_any(disk, AccessMask::WRITE_DATA | AccessMask::APPEND_DATA)?;
+    ctx.check_channel_sequence(disk)?;
     let durable = disk.write_through || request.flags & WRITE_THROUGH != 0;
     let stability = match durable {
         true => Stability::Durable,

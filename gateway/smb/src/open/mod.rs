@@ -5,13 +5,15 @@
 
 pub mod durable;
 mod listener;
+pub mod replay;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use sluice_smb_wire::FileId;
+use sluice_smb_wire::cmd::create::CreateAction;
 use sluice_vfs::{LeaseKey, Open, Watch};
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +21,7 @@ use crate::op::query_directory::Scan;
 use crate::rpc::Pipe;
 use crate::session::TreeId;
 use durable::{DurableState, DurableTable};
+use replay::{ReplayEntry, ReplayTable};
 
 pub use listener::{OpenListener, wire_level};
 
@@ -30,6 +33,8 @@ pub struct OpenRegistry {
     next: AtomicU64,
     /// Opens whose client is gone and may come back.
     pub durable: DurableTable,
+    /// CREATE requests that may be replayed.
+    pub replays: Arc<ReplayTable>,
 }
 
 impl Default for OpenRegistry {
@@ -43,6 +48,7 @@ impl Default for OpenRegistry {
         Self {
             next: AtomicU64::new(start | 1),
             durable: DurableTable::default(),
+            replays: Arc::default(),
         }
     }
 }
@@ -95,8 +101,20 @@ pub struct DiskOpen {
     pub lock_sequence: Mutex<[u8; 65]>,
     /// Durability, if granted.
     pub durable: Mutex<Option<DurableState>>,
+    /// ChannelSequence (MS-SMB2 3.3.1.10): the newest that a request on the handle carried.
+    pub channel_sequence: AtomicU16,
+    /// How the CREATE that made it is answered again.
+    pub replay: Option<Replay>,
     /// What calls back; knows which session holds the open now.
     pub listener: Arc<OpenListener>,
+}
+
+/// What a replayed CREATE needs (MS-SMB2 3.3.5.9.10).
+pub struct Replay {
+    /// Keeps the guid taken while the handle lives.
+    pub entry: ReplayEntry,
+    /// CreateAction of the first answer.
+    pub action: CreateAction,
 }
 
 /// One handle of a session.
