@@ -160,3 +160,41 @@ pub enum VfsError {
     #[error("a server limit is reached: {0}")]
     Limit(&'static str),
 }
+
+impl From<sluice_repo::RepoError> for VfsError {
+    fn from(error: sluice_repo::RepoError) -> VfsError {
+        use sluice_repo::RepoError as R;
+        match error {
+            R::NotFound => VfsError::NotFound,
+            R::Stale(_) => VfsError::Stale,
+            R::Exists => VfsError::Exists,
+            R::NotDirectory => VfsError::NotDirectory,
+            R::IsDirectory => VfsError::IsDirectory,
+            R::NotEmpty => VfsError::NotEmpty,
+            R::InvalidName => VfsError::NameInvalid,
+            R::NameTooLong => VfsError::NameTooLong,
+            R::IntoItself => VfsError::IntoItself,
+            R::WrongKind => VfsError::NotSupported("not possible for this kind of node"),
+            R::TooMany => VfsError::TooManyLinks,
+            R::TooLarge => VfsError::TooLarge,
+            R::GuardMismatch => VfsError::NotSame,
+            R::NoSpace => VfsError::NoSpace,
+            R::ReadOnly(why) => {
+                tracing::error!(why, "the repository's storage refuses writes");
+                VfsError::ReadOnlyShare
+            }
+            R::Corrupt(what) => {
+                tracing::error!(what, "stored content is damaged");
+                VfsError::Corrupt
+            }
+            R::Conflict(version) => {
+                tracing::error!(version = version.0, "a commit met a newer version");
+                VfsError::Io
+            }
+            R::Fenced => VfsError::Unavailable(
+                "this node has lost its right to write the document".to_owned(),
+            ),
+            R::InUse(why) | R::Unavailable(why) => VfsError::Unavailable(why),
+        }
+    }
+}

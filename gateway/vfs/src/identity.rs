@@ -10,6 +10,8 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sluice_repo::{Sid, UserId};
 
+use crate::vfs::Vfs;
+
 /// The door that a request came through. An owner tag and a policy key; rules never branch on a head's internals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -120,6 +122,19 @@ pub struct Caller {
     pub identity: Arc<Identity>,
     /// From where.
     pub client: Arc<Client>,
+}
+
+impl Vfs {
+    /// The machine behind a connection. For NFS equal address and name give the same client; otherwise each call makes a new one.
+    pub fn client(
+        &self,
+        protocol: Protocol,
+        address: IpAddr,
+        name: &str,
+        guid: [u8; 16],
+    ) -> Arc<Client> {
+        self.inner.clients.client(protocol, address, name, guid)
+    }
 }
 
 /// NFS clients are one if address and machine name are equal.

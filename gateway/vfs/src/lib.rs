@@ -15,6 +15,7 @@ mod open;
 mod path;
 mod permission;
 mod policy;
+mod records;
 mod request;
 mod share;
 mod tree;

@@ -1,16 +1,28 @@
 //! The root of the seam: made once per node, shared by all heads.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::accounts::Accounts;
-use crate::error::VfsError;
-use crate::identity::{Caller, Client, Protocol};
-use crate::request::{LeaseKey, LeaseState};
-use crate::share::Share;
-use crate::tree::Tree;
+use sluice_lockmgr::LockService;
+use sluice_repo::{ContentStore, Repository};
 
-pub(crate) struct Inner {}
+use crate::accounts::LoginGuard;
+use crate::error::VfsError;
+use crate::identity::{Caller, Client, ClientTable};
+use crate::request::{LeaseKey, LeaseState};
+use crate::share::{Records, Share};
+use crate::tree::Tree;
+use crate::watch::WatchHub;
+
+pub(crate) struct Inner {
+    pub(crate) repo: Arc<dyn Repository>,
+    pub(crate) store: Arc<dyn ContentStore>,
+    pub(crate) locks: LockService,
+    pub(crate) node: Arc<str>,
+    pub(crate) records: Records,
+    pub(crate) clients: ClientTable,
+    pub(crate) watches: WatchHub,
+    pub(crate) logins: LoginGuard,
+}
 
 /// The gateway's file layer. Clones are the same one.
 #[derive(Clone)]
@@ -19,11 +31,6 @@ pub struct Vfs {
 }
 
 impl Vfs {
-    /// The accounts.
-    pub fn accounts(&self) -> Accounts {
-        todo!()
-    }
-
     /// This node's name (`node.name`).
     pub fn node_name(&self) -> &str {
         todo!()
@@ -41,32 +48,6 @@ impl Vfs {
 
     /// Changes if and only if acknowledged unstable writes could have been lost (RFC 1813 3.3.7 writeverf3).
     pub fn write_verifier(&self) -> [u8; 8] {
-        todo!()
-    }
-
-    /// The machine behind a connection. For `Nfs3` equal address and name give the same client; otherwise each call makes a new one.
-    pub fn client(
-        &self,
-        protocol: Protocol,
-        address: IpAddr,
-        name: &str,
-        guid: [u8; 16],
-    ) -> Arc<Client> {
-        todo!()
-    }
-
-    /// Shares offered through `protocol`, in name order.
-    pub fn shares(&self, protocol: Protocol) -> Vec<Arc<Share>> {
-        todo!()
-    }
-
-    /// A share by name, without regard to case, if offered through `protocol`.
-    pub fn share(&self, protocol: Protocol, name: &str) -> Option<Arc<Share>> {
-        todo!()
-    }
-
-    /// A share by id (NFS handles), if offered through `protocol`.
-    pub fn share_by_id(&self, protocol: Protocol, id: sluice_repo::ShareId) -> Option<Arc<Share>> {
         todo!()
     }
 

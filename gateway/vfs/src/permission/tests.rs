@@ -1,0 +1,1 @@
+use sluice_repo::AceKind;
