@@ -7,6 +7,7 @@ pub mod chain;
 pub mod credits;
 pub mod inflight;
 pub mod negotiate;
+pub mod outbox;
 pub mod outgoing;
 pub mod receive;
 pub mod transport;
@@ -22,20 +23,19 @@ use sluice_smb_wire::{Command, Flags, Header};
 use sluice_vfs::Client;
 use smallvec::SmallVec;
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::credits::CreditWindow;
 use self::inflight::Inflight;
+use self::outbox::Outbox;
 use self::outgoing::{Frame, Message};
 use crate::crypto::preauth::PreauthHash;
 use crate::server::Server;
 use crate::session::setup::Logins;
 use crate::session::{Channel, ClientHome, Session, SessionEnd, SessionId, Terms};
 
-/// Frames that may wait for the writer; the in-flight limit bounds their bytes.
-const WRITER_QUEUE: usize = 1024;
 /// Sessions that ended but are still known to the connection, so that late requests hear of it signed.
 const ENDED_CHANNELS_MAX: usize = 64;
 
@@ -83,7 +83,7 @@ pub struct Connection {
     logins: Logins,
     /// Hash over the negotiation; guarded for copying.
     preauth: Mutex<PreauthHash>,
-    out: mpsc::Sender<Frame>,
+    out: Outbox,
     /// Fires when the connection is to end.
     closing: CancellationToken,
     tasks: TaskTracker,
@@ -99,7 +99,6 @@ impl Connection {
         };
         transport::tune(&stream);
         let (read_half, write_half) = stream.into_split();
-        let (out, queue) = mpsc::channel(WRITER_QUEUE);
         let conn = Arc::new(Connection {
             peer,
             local,
@@ -112,15 +111,16 @@ impl Connection {
             channels: RwLock::default(),
             logins: Logins::default(),
             preauth: Mutex::default(),
-            out,
+            out: Outbox::new(write_half),
             closing: server.stopping().child_token(),
             tasks: TaskTracker::new(),
         });
         tracing::debug!(%peer, "SMB connection opened");
         let finished = CancellationToken::new();
-        let writing =
-            transport::write_frames(write_half, queue, conn.closing.clone(), finished.clone());
-        let writer = tokio::spawn(writing);
+        let writer = tokio::spawn({
+            let (conn, finished) = (conn.clone(), finished.clone());
+            async move { conn.out.run(&conn.closing, &finished).await }
+        });
         receive::read_frames(&conn, read_half).await;
         conn.tear_down().await;
         finished.cancel();
@@ -238,9 +238,9 @@ impl Connection {
         channels.insert(channel.session.id, channel.clone());
     }
 
-    /// Queues a frame; waits while the writer is behind. Fails silently when the connection is closing.
+    /// Sends a frame; waits while too many are queued. Fails silently when the connection is closing.
     pub(crate) async fn send(&self, frame: Frame) {
-        // The writer is gone only if the connection ends; nobody is left to tell then.
+        // The outbox is closed only if the connection ends; nobody is left to tell then.
         let _ = self.out.send(frame).await;
     }
 
@@ -274,17 +274,6 @@ impl Connection {
         let Ok(frame) = outgoing::build(vec![message], sealing) else {
             return false;
         };
-        match self.out.try_send(frame) {
-            Ok(()) => true,
-            Err(mpsc::error::TrySendError::Closed(_)) => false,
-            Err(mpsc::error::TrySendError::Full(frame)) => {
-                let out = self.out.clone();
-                self.tasks.spawn(async move {
-                    // Closed meanwhile: teardown tells the lock service.
-                    let _ = out.send(frame).await;
-                });
-                true
-            }
-        }
+        self.out.send_now(frame).is_ok()
     }
 }

@@ -1,25 +1,18 @@
-//! The socket: options, reading one frame, and the writer task.
+//! The socket's options, and cutting what comes in into frames.
 
 use std::io;
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use sluice_smb_wire::framing::{POSITIVE_SESSION_RESPONSE, PREFIX_LEN, Prefix};
 use smallvec::SmallVec;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedWriteHalf;
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 use super::outgoing::Frame;
 
 /// Room that is kept for small frames, so that many of them arrive with one system call.
 const READ_CHUNK_BYTES: usize = 64 * 1024;
-/// Frames that one system call writes at most.
-const WRITE_BATCH: usize = 16;
-/// How long a peer may take to accept the last replies of a closing connection.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Sets what every SMB connection wants; a socket that refuses still works.
 pub fn tune(stream: &TcpStream) {
@@ -108,71 +101,10 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
 /// The frame that answers a NetBIOS session request.
 pub fn session_response() -> Frame {
     Frame {
-        parts: SmallVec::from_elem(bytes::Bytes::from_static(&POSITIVE_SESSION_RESPONSE), 1),
+        parts: SmallVec::from_elem(Bytes::from_static(&POSITIVE_SESSION_RESPONSE), 1),
         permit: None,
     }
 }
-
-/// Writes frames in order, many with one system call when the queue is long, until `finished` fires and the
-/// queue is empty, or the peer takes no more; then `closing` is fired.
-pub async fn write_frames(
-    mut stream: OwnedWriteHalf,
-    mut queue: mpsc::Receiver<Frame>,
-    closing: CancellationToken,
-    finished: CancellationToken,
-) {
-    let mut batch = Vec::with_capacity(WRITE_BATCH);
-    loop {
-        batch.clear();
-        tokio::select! {
-            biased;
-            count = queue.recv_many(&mut batch, WRITE_BATCH) => {
-                if count == 0 {
-                    break;
-                }
-            }
-            () = finished.cancelled() => break,
-        }
-        let written = tokio::select! {
-            biased;
-            written = write_batch(&mut stream, &batch) => written,
-            () = overdue(&closing) => Err(io::ErrorKind::TimedOut.into()),
-        };
-        if let Err(error) = written {
-            tracing::debug!(%error, "a reply could not be written");
-            closing.cancel();
-            return;
-        }
-    }
-    // The peer may be gone already.
-    let _ = stream.shutdown().await;
-}
-
-/// Waits until the connection has been closing for as long as the last replies may take.
-async fn overdue(closing: &CancellationToken) {
-    closing.cancelled().await;
-    tokio::time::sleep(DRAIN_TIMEOUT).await;
-}
-
-async fn write_batch<W: AsyncWrite + Unpin>(stream: &mut W, batch: &[Frame]) -> io::Result<()> {
-    let mut slices: SmallVec<[io::IoSlice<'_>; 2 * WRITE_BATCH]> = batch
-        .iter()
-        .flat_map(|frame| &frame.parts)
-        .map(|part| io::IoSlice::new(part))
-        .collect();
-    let mut rest = &mut slices[..];
-    // Empty parts would look like a peer that takes nothing.
-    io::IoSlice::advance_slices(&mut rest, 0);
-    while !rest.is_empty() {
-        let written = stream.write_vectored(rest).await?;
-        if written == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        io::IoSlice::advance_slices(&mut rest, written);
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,18 +146,5 @@ mod tests {
             frames(b"\0\x7f\xff\xff", 100).await,
             (vec![], Some(io::ErrorKind::InvalidData))
         );
-    }
-
-    #[tokio::test]
-    async fn a_batch_is_written_in_order() {
-        let frame = |parts: &[&'static [u8]]| Frame {
-            parts: parts.iter().map(|p| bytes::Bytes::from_static(p)).collect(),
-            permit: None,
-        };
-        let mut out = Vec::new();
-        write_batch(&mut out, &[frame(&[b"", b"ab", b""]), frame(&[b"c"])])
-            .await
-            .unwrap();
-        assert_eq!(out, b"abc");
     }
 }
