@@ -1,0 +1,80 @@
+//! PASV, EPSV, PORT, EPRT: getting ready for a data connection.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use super::Control;
+use crate::codec::host_port::EpsvArgument;
+use crate::data::{self, Prepared};
+use crate::reply::{self, Reply};
+use crate::session::DataPlan;
+
+impl Control {
+    /// Replaces whatever was prepared before; a port that is not used any more is free at once.
+    pub(super) fn prepare(&mut self, plan: DataPlan) -> Reply {
+        self.prepared = None;
+        match plan {
+            DataPlan::Active(to) => {
+                self.prepared = Some(Prepared::Active {
+                    to,
+                    from: self.local.ip(),
+                });
+                Reply::fixed(200, "Will connect to your port.")
+            }
+            DataPlan::Passive => match self.passive_host() {
+                Some(host) => self.listen(|port| reply::passive(host, port)),
+                None => Reply::fixed(425, "PASV is for IPv4 only; use EPSV."),
+            },
+            DataPlan::ExtendedPassive(wanted) => {
+                let fits = match wanted {
+                    EpsvArgument::V4 => self.local.is_ipv4(),
+                    EpsvArgument::V6 => self.local.is_ipv6(),
+                    EpsvArgument::Any => true,
+                    EpsvArgument::All | EpsvArgument::OtherFamily => false,
+                };
+                if fits {
+                    return self.listen(reply::extended_passive);
+                }
+                let own = if self.local.is_ipv4() { "(1)" } else { "(2)" };
+                Reply::text(522, format!("Network protocol not supported, use {own}"))
+            }
+        }
+    }
+
+    fn listen(&mut self, answer: impl FnOnce(u16) -> Reply) -> Reply {
+        let ports = self.shared.options.passive_ports.as_ref();
+        let bound = data::bind_passive(self.local, ports).and_then(|listener| {
+            let port = listener.local_addr()?.port();
+            Ok((listener, port))
+        });
+        match bound {
+            Ok((listener, port)) => {
+                self.prepared = Some(Prepared::Passive(listener));
+                answer(port)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no passive port");
+                reply::no_passive_port(&error)
+            }
+        }
+    }
+
+    /// The address told in a 227: the configured one for clients from elsewhere, otherwise where this client came in.
+    fn passive_host(&self) -> Option<Ipv4Addr> {
+        let own = match self.local.ip() {
+            IpAddr::V4(own) => own,
+            IpAddr::V6(_) => return None,
+        };
+        match self.shared.options.passive_address {
+            Some(IpAddr::V4(told)) if !own.is_loopback() => Some(told),
+            _ => Some(own),
+        }
+    }
+}
+
+/// An IPv4 address that came in over an IPv6 socket is an IPv4 address.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        IpAddr::V4(v4) => SocketAddr::from((v4, address.port())),
+        IpAddr::V6(_) => address,
+    }
+}

@@ -1,0 +1,16 @@
+//! Data connections: how they come about, and bytes in and out of them. Only the control connection's own peer is ever let in
+//! or called (RFC 2577).
+
+mod link;
+mod parts;
+mod passive;
+mod receiver;
+mod sender;
+mod stream;
+
+pub(crate) use link::{DataLink, Prepared};
+pub(crate) use parts::Parts;
+pub(crate) use passive::bind as bind_passive;
+pub(crate) use receiver::Receiver;
+pub(crate) use sender::Sender;
+pub(crate) use stream::DataStream;
