@@ -9,11 +9,15 @@ mod accounts;
 mod admin;
 mod error;
 mod identity;
+mod leases;
 mod listener;
 mod listing;
+mod lock_bridge;
+mod metrics;
 mod open;
 mod path;
 mod permission;
+mod places;
 mod policy;
 mod records;
 mod request;
@@ -22,6 +26,7 @@ mod tree;
 mod upload;
 mod vfs;
 mod watch;
+mod working;
 
 pub use accounts::{Accounts, LoginRefused};
 pub use admin::{
@@ -34,6 +39,7 @@ pub use error::{Conflict, ConflictKind, HolderInfo, VfsError};
 pub use identity::{Caller, Client, ClientId, Identity, Protocol};
 pub use listener::{CacheBreak, CacheListener};
 pub use listing::{TableRow, render_table, rfc3339};
+pub use metrics::{ByProtocol, Metrics};
 pub use open::{GrantedCache, Open, OpenId, RangeLock, ReadData, Stability};
 pub use path::RelPath;
 pub use request::{
@@ -48,5 +54,5 @@ pub use sluice_repo::{
 };
 pub use tree::{CreateMode, DirPage, NfsLock, NfsLockAnswer, RemoveKind, Tree, WriteReceipt};
 pub use upload::{Download, Upload, UploadMode, UploadReceipt};
-pub use vfs::Vfs;
+pub use vfs::{Vfs, VfsOptions, VfsTimes};
 pub use watch::{Change, ChangeAction, ChangeFilter, Watch};

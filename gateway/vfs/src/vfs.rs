@@ -1,27 +1,87 @@
 //! The root of the seam: made once per node, shared by all heads.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use sluice_lockmgr::LockService;
-use sluice_repo::{ContentStore, Repository};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use sluice_lockmgr::{ClientId as LockClient, EntryKind, LeaseId, LockService, ResourceId};
+use sluice_repo::{ContentStore, LastLink, NameRef, NodeId, RepoError, Repository, Timestamp};
+use tokio_util::sync::CancellationToken;
 
 use crate::accounts::LoginGuard;
 use crate::error::VfsError;
-use crate::identity::{Caller, Client, ClientTable};
+use crate::identity::{Caller, ClientTable};
+use crate::leases::LeaseTable;
+use crate::lock_bridge::main;
+use crate::metrics::Metrics;
+use crate::open::OpenTable;
+use crate::places::Places;
 use crate::request::{LeaseKey, LeaseState};
 use crate::share::{Records, Share};
-use crate::tree::Tree;
+use crate::tree::{RangeOwners, Tree};
 use crate::watch::WatchHub;
+use crate::working::WorkingTable;
+
+/// Times of the file layer.
+#[derive(Clone, Copy, Debug)]
+pub struct VfsTimes {
+    /// How long an NFSv3 writer's place stays after the last write.
+    pub place_idle: Duration,
+    /// How long a document with uncommitted writes may be idle before it is committed.
+    pub idle_commit: Duration,
+}
+
+impl Default for VfsTimes {
+    fn default() -> Self {
+        VfsTimes {
+            place_idle: Duration::from_secs(2),
+            idle_commit: Duration::from_secs(3),
+        }
+    }
+}
+
+/// What the file layer stands on; the daemon composes it.
+pub struct VfsOptions {
+    /// Metadata.
+    pub repository: Arc<dyn Repository>,
+    /// Content.
+    pub content: Arc<dyn ContentStore>,
+    /// Locks; the vfs runs its timers.
+    pub locks: LockService,
+    /// This node's name (`node.name`).
+    pub node: String,
+    /// Times.
+    pub times: VfsTimes,
+}
 
 pub(crate) struct Inner {
     pub(crate) repo: Arc<dyn Repository>,
     pub(crate) store: Arc<dyn ContentStore>,
     pub(crate) locks: LockService,
     pub(crate) node: Arc<str>,
+    pub(crate) options: VfsTimes,
+    pub(crate) runtime: tokio::runtime::Handle,
+    pub(crate) stopping: CancellationToken,
+    pub(crate) working: WorkingTable,
+    pub(crate) places: Places,
+    pub(crate) leases: LeaseTable,
+    pub(crate) opens: OpenTable,
+    pub(crate) range_owners: RangeOwners,
+    /// Makes writing sessions of clients without opens: another one after each start.
+    pub(crate) session_base: u128,
+    pub(crate) metrics: Metrics,
     pub(crate) records: Records,
     pub(crate) clients: ClientTable,
     pub(crate) watches: WatchHub,
     pub(crate) logins: LoginGuard,
+    /// Documents without a name that somebody still has open.
+    orphans: Mutex<HashSet<NodeId>>,
+    verifier: AtomicU64,
+    server_guid: [u8; 16],
+    handle_key: [u8; 32],
 }
 
 /// The gateway's file layer. Clones are the same one.
@@ -30,25 +90,99 @@ pub struct Vfs {
     pub(crate) inner: Arc<Inner>,
 }
 
+const CLEAN_STOP: &str = "vfs.clean_stop.";
+
 impl Vfs {
+    /// Composes the file layer and starts its timers. Call it inside a runtime.
+    ///
+    /// # Errors
+    /// The repository can't be read.
+    pub async fn new(options: VfsOptions) -> Result<Vfs, VfsError> {
+        let repo = options.repository;
+        let server_guid = once_setting(repo.as_ref(), "vfs.server_guid").await?;
+        let handle_key = once_setting(repo.as_ref(), "vfs.handle_key").await?;
+        let verifier = start_verifier(repo.as_ref(), &options.node).await?;
+        let records = Records::load(&repo).await?;
+        let inner = Arc::new(Inner {
+            repo,
+            store: options.content,
+            locks: options.locks,
+            node: Arc::from(options.node),
+            options: options.times,
+            runtime: tokio::runtime::Handle::current(),
+            stopping: CancellationToken::new(),
+            working: WorkingTable::default(),
+            places: Places::default(),
+            leases: LeaseTable::default(),
+            opens: OpenTable::default(),
+            range_owners: RangeOwners::default(),
+            session_base: random_u128(),
+            metrics: Metrics::default(),
+            records,
+            clients: ClientTable::default(),
+            watches: WatchHub::default(),
+            logins: LoginGuard::default(),
+            orphans: Mutex::default(),
+            verifier: AtomicU64::new(verifier),
+            server_guid,
+            handle_key,
+        });
+        let (locks, stop) = (inner.locks.clone(), inner.stopping.clone());
+        inner.runtime.spawn(async move {
+            tokio::select! {
+                () = locks.run_timers() => {}
+                () = stop.cancelled() => {}
+            }
+        });
+        inner.runtime.spawn(inner.clone().commit_idle_contents());
+        Ok(Vfs { inner })
+    }
+
+    /// Commits everything, refuses new waits and notes a clean stop, so that the write verifier holds over the restart.
+    ///
+    /// # Errors
+    /// [`VfsError::Io`] if something could not be committed; the next start then has a new write verifier.
+    pub async fn shutdown(&self) -> Result<(), VfsError> {
+        self.inner.locks.stop();
+        let well = self.inner.flush_due(Duration::ZERO).await;
+        self.inner.stopping.cancel();
+        if !well {
+            return Err(VfsError::Io);
+        }
+        let verifier = self.inner.verifier.load(Ordering::Acquire).to_be_bytes();
+        self.inner
+            .repo
+            .put_setting(
+                &format!("{CLEAN_STOP}{}", self.inner.node),
+                Bytes::copy_from_slice(&verifier),
+            )
+            .await?;
+        Ok(())
+    }
+
     /// This node's name (`node.name`).
     pub fn node_name(&self) -> &str {
-        todo!()
+        &self.inner.node
     }
 
     /// 16 bytes that name this server for ever (SMB ServerGuid; handed out by the repository).
     pub fn server_guid(&self) -> [u8; 16] {
-        todo!()
+        self.inner.server_guid
     }
 
     /// A secret of the cluster, for keyed checksums in NFS handles; the same after a restart and on every node.
     pub fn handle_key(&self) -> [u8; 32] {
-        todo!()
+        self.inner.handle_key
     }
 
     /// Changes if and only if acknowledged unstable writes could have been lost (RFC 1813 3.3.7 writeverf3).
     pub fn write_verifier(&self) -> [u8; 8] {
-        todo!()
+        self.inner.verifier.load(Ordering::Acquire).to_be_bytes()
+    }
+
+    /// What was done since the start.
+    pub fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
     }
 
     /// The caller's view of a share. For NFS the client's network is checked ([`VfsError::AccessDenied`]) and the identity squashed.
@@ -56,7 +190,8 @@ impl Vfs {
     /// # Errors
     /// [`VfsError::NotFound`] if the share is gone or not offered, [`VfsError::AccessDenied`] if this caller may not come in.
     pub fn tree(&self, share: &Arc<Share>, caller: Caller) -> Result<Tree, VfsError> {
-        todo!()
+        let caller = self.inner.enter(share, caller)?;
+        Ok(Tree::new(self.inner.clone(), share.clone(), caller))
     }
 
     /// A client's answer to a lease break: it keeps `state`. Returns what the lease has now.
@@ -67,11 +202,188 @@ impl Vfs {
         key: LeaseKey,
         state: LeaseState,
     ) -> Result<LeaseState, VfsError> {
-        todo!()
+        let lease = LeaseId {
+            client_guid,
+            key: key.0,
+        };
+        self.inner.acknowledge_lease(lease, state)
+    }
+}
+
+impl Inner {
+    /// Marks a document as nameless but open; the last close releases it.
+    pub(crate) fn add_orphan(&self, node: NodeId) {
+        self.orphans.lock().insert(node);
     }
 
-    /// Everything that a client's loss ends, in one ordered step per document: its waiters and momentary places. Its opens are closed or disconnected by the head.
-    pub async fn client_gone(&self, client: &Client) {
-        todo!()
+    /// The document got no orphan after all.
+    pub(crate) fn drop_orphan(&self, node: NodeId) -> bool {
+        self.orphans.lock().remove(&node)
     }
+
+    /// Whether a close leaves work to do in the repository.
+    pub(crate) fn close_needs_work(
+        &self,
+        resource: ResourceId,
+        closed: &sluice_lockmgr::Closed,
+    ) -> bool {
+        closed.delete_document
+            || closed.delete_stream.is_some()
+            || (closed.last && self.orphans.lock().contains(&NodeId(resource.document)))
+    }
+
+    /// Carries out what a close asks for: deletes what was marked for it, releases a nameless document.
+    /// Returns whether the document is gone.
+    pub(crate) async fn finish_close(
+        self: &Arc<Self>,
+        resource: ResourceId,
+        closed: sluice_lockmgr::Closed,
+    ) -> bool {
+        let node = NodeId(resource.document);
+        if let Some(stream) = closed.delete_stream {
+            let content = sluice_repo::ContentId { node, stream };
+            self.working.forget(content);
+            if let Err(error) = self.repo.delete_stream(content).await {
+                tracing::warn!(node = node.0, %error, "a stream marked for deletion stayed");
+            }
+        }
+        let mut gone = false;
+        if closed.delete_document {
+            match self.delete_marked(node).await {
+                Ok(deleted) => gone = deleted,
+                Err(error) => {
+                    tracing::warn!(node = node.0, %error, "a document marked for deletion stayed");
+                }
+            }
+        }
+        if closed.last && self.drop_orphan(node) {
+            gone = true;
+            self.forget_node(node);
+            if let Err(error) = self.repo.release(node).await {
+                tracing::warn!(node = node.0, %error, "a nameless document stayed until the next start");
+            }
+        }
+        gone
+    }
+
+    /// Removes the name of a document whose last open asked for it. Somebody may have opened it since: then it lives on
+    /// without a name until he closes.
+    async fn delete_marked(self: &Arc<Self>, node: NodeId) -> Result<bool, VfsError> {
+        let path = match self.repo.path_of(node).await {
+            Ok(path) => path,
+            Err(RepoError::NotFound | RepoError::Stale(_)) => return Ok(true),
+            Err(error) => return Err(error.into()),
+        };
+        let Some((dir, name)) = path.last() else {
+            return Ok(false);
+        };
+        let entry = NameRef {
+            parent: *dir,
+            name,
+            node: Some(node),
+        };
+        let unlinked = match self.repo.unlink(entry, self.last_link(node, 0)).await {
+            Ok(unlinked) => unlinked,
+            Err(RepoError::NotFound | RepoError::Stale(_)) => return Ok(true),
+            Err(error) => return Err(error.into()),
+        };
+        let is_dir = unlinked.attributes.kind == sluice_repo::NodeKind::Directory;
+        self.unlinked(node, &unlinked);
+        self.notify_entry(crate::ChangeAction::Removed, *dir, name, is_dir);
+        Ok(unlinked.attributes.link_count == 0 || is_dir)
+    }
+
+    /// What becomes of a document whose last name goes while `own` opens of it are the caller's own.
+    pub(crate) fn last_link(&self, node: NodeId, own: usize) -> LastLink {
+        if self.opens_of(node) > own {
+            LastLink::Orphan
+        } else {
+            LastLink::Delete
+        }
+    }
+
+    /// Opens, places and owners of ranges that keep a nameless document alive.
+    pub(crate) fn opens_of(&self, node: NodeId) -> usize {
+        let entries = self.locks.explain(node.0);
+        let keeps = |kind| matches!(kind, EntryKind::Open | EntryKind::Place);
+        entries.iter().filter(|e| keeps(e.kind)).count()
+    }
+
+    /// Books what an unlink did.
+    pub(crate) fn unlinked(&self, node: NodeId, unlinked: &sluice_repo::Unlinked) {
+        if unlinked.orphaned {
+            self.add_orphan(node);
+        } else if unlinked.attributes.link_count == 0
+            || unlinked.attributes.kind == sluice_repo::NodeKind::Directory
+        {
+            self.forget_node(node);
+        }
+    }
+
+    /// An orphan whose last open closed between the check and the unlink.
+    pub(crate) async fn sweep_orphan(&self, node: NodeId) {
+        if self.opens_of(node) == 0 && self.drop_orphan(node) {
+            self.working.forget(main(node));
+            if let Err(error) = self.repo.release(node).await {
+                tracing::warn!(node = node.0, %error, "a nameless document stayed until the next start");
+            }
+        }
+    }
+
+    /// The lock table's number of a client.
+    pub(crate) fn lock_client(caller: &Caller) -> LockClient {
+        LockClient(caller.client.id.0)
+    }
+}
+
+/// The wall clock.
+pub(crate) fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    Timestamp(since.map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX)))
+}
+
+/// A number that is never used again.
+pub(crate) fn random_u128() -> u128 {
+    let mut bytes = [0u8; 16];
+    fill_random(&mut bytes);
+    u128::from_le_bytes(bytes)
+}
+
+/// Without the system's random numbers nothing of this server is safe: then it stops.
+#[allow(
+    clippy::expect_used,
+    reason = "no key or operation id can be made without random numbers"
+)]
+fn fill_random(bytes: &mut [u8]) {
+    getrandom::fill(bytes).expect("the system gives random numbers");
+}
+
+async fn once_setting<const N: usize>(
+    repo: &dyn Repository,
+    key: &str,
+) -> Result<[u8; N], VfsError> {
+    let mut fresh = [0u8; N];
+    fill_random(&mut fresh);
+    let stored = repo.setting_or(key, Bytes::copy_from_slice(&fresh)).await?;
+    <[u8; N]>::try_from(stored.as_ref()).map_err(|_| {
+        tracing::error!(key, "a setting of the repository has the wrong length");
+        VfsError::Corrupt
+    })
+}
+
+/// The last verifier after a clean stop, a new one otherwise.
+async fn start_verifier(repo: &dyn Repository, node: &str) -> Result<u64, VfsError> {
+    let key = format!("{CLEAN_STOP}{node}");
+    let stored = repo.setting(&key).await?;
+    if let Some(kept) = stored
+        .as_ref()
+        .and_then(|s| <[u8; 8]>::try_from(s.as_ref()).ok())
+    {
+        // From now on only a clean stop makes it valid again.
+        repo.put_setting(&key, Bytes::new()).await?;
+        return Ok(u64::from_be_bytes(kept));
+    }
+    let mut fresh = [0u8; 8];
+    fill_random(&mut fresh);
+    Ok(u64::from_be_bytes(fresh))
 }

@@ -1,0 +1,306 @@
+//! Between the words of the seam and those of the lock table: actors, access, conflicts, momentary opens.
+//! Decides nothing: the table decides, the policy was evaluated before.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use sluice_lockmgr as lm;
+use sluice_repo::{ContentId, NodeId};
+
+use crate::error::{Conflict, ConflictKind, HolderInfo, VfsError};
+use crate::identity::{Caller, Protocol};
+use crate::policy::{OnConflict, WritePolicy};
+use crate::request::{AccessMask, ShareMode};
+use crate::tree::Tree;
+use crate::vfs::Inner;
+
+impl From<Protocol> for lm::Protocol {
+    fn from(protocol: Protocol) -> lm::Protocol {
+        match protocol {
+            Protocol::Smb => lm::Protocol::Smb,
+            Protocol::Nfs3 => lm::Protocol::Nfs3,
+            Protocol::Nfs4 => lm::Protocol::Nfs4,
+            Protocol::Ftp => lm::Protocol::Ftp,
+            Protocol::Admin => lm::Protocol::Admin,
+        }
+    }
+}
+
+impl From<lm::Protocol> for Protocol {
+    fn from(protocol: lm::Protocol) -> Protocol {
+        match protocol {
+            lm::Protocol::Smb => Protocol::Smb,
+            lm::Protocol::Nfs3 => Protocol::Nfs3,
+            lm::Protocol::Nfs4 => Protocol::Nfs4,
+            lm::Protocol::Ftp => Protocol::Ftp,
+            lm::Protocol::Admin => Protocol::Admin,
+        }
+    }
+}
+
+/// The lock table's name of a content.
+pub(crate) fn resource(content: ContentId) -> lm::ResourceId {
+    lm::ResourceId {
+        document: content.node.0,
+        stream: content.stream,
+    }
+}
+
+/// The main content of a node.
+pub(crate) fn main(node: NodeId) -> ContentId {
+    ContentId { node, stream: 0 }
+}
+
+/// What stands for a name that leads nowhere yet: whoever is about to make it takes this first, so that makers of one
+/// name (an upload among them, which makes it only at its end) meet in the lock table. Node ids never have the top bit.
+pub(crate) fn name_resource(dir: NodeId, name: &str) -> lm::ResourceId {
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325 ^ dir.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    for byte in name.bytes() {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    hash ^= hash >> 29;
+    lm::ResourceId::main(hash | 1 << 63)
+}
+
+/// The part of an access mask that meets share modes.
+pub(crate) fn data_access(mask: AccessMask) -> lm::Access {
+    let mut access = lm::Access::NONE;
+    if mask.any(AccessMask::READ_DATA | AccessMask::EXECUTE) {
+        access = access.with(lm::Access::READ);
+    }
+    if mask.any(AccessMask::WRITE_DATA | AccessMask::APPEND_DATA) {
+        access = access.with(lm::Access::WRITE);
+    }
+    if mask.any(AccessMask::DELETE) {
+        access = access.with(lm::Access::DELETE);
+    }
+    access
+}
+
+/// How light an open is for cache breaks.
+pub(crate) fn stat_open(mask: AccessMask) -> lm::StatOpen {
+    let light =
+        AccessMask::READ_ATTRIBUTES | AccessMask::WRITE_ATTRIBUTES | AccessMask::SYNCHRONIZE;
+    if mask.0 & !light == 0 {
+        lm::StatOpen::Attributes
+    } else if mask.0 & !(light | AccessMask::READ_CONTROL) == 0 {
+        lm::StatOpen::ReadControl
+    } else {
+        lm::StatOpen::No
+    }
+}
+
+/// A share mode in the table's words.
+pub(crate) fn share_mode(share: ShareMode) -> lm::ShareMode {
+    let mut access = lm::Access::NONE;
+    for (on, bit) in [
+        (share.read, lm::Access::READ),
+        (share.write, lm::Access::WRITE),
+        (share.delete, lm::Access::DELETE),
+    ] {
+        if on {
+            access = access.with(bit);
+        }
+    }
+    lm::ShareMode::sharing(access)
+}
+
+/// What a conflict becomes for a caller that polls or waits. A fork is tried once the refusal is known.
+pub(crate) fn on_conflict(policy: &WritePolicy, poll: bool) -> lm::OnConflict {
+    match (policy.on_conflict, poll) {
+        (OnConflict::Wait, false) => lm::OnConflict::Wait(Some(policy.wait)),
+        (OnConflict::Wait, true) => lm::OnConflict::Poll(policy.wait),
+        (OnConflict::Reject | OnConflict::Fork, false) => lm::OnConflict::Reject,
+        (OnConflict::Reject | OnConflict::Fork, true) => lm::OnConflict::Poll(Duration::ZERO),
+    }
+}
+
+/// A refusal of the table in the seam's words; `range` says what kind a range conflict is.
+pub(crate) fn denied(denial: lm::Denial, range: ConflictKind) -> VfsError {
+    match denial {
+        lm::Denial::Conflict(conflict) => conflict_of(&conflict, range),
+        lm::Denial::Retry(_) => VfsError::Delay,
+        lm::Denial::DeletePending => VfsError::DeletePending,
+        lm::Denial::Deadlock(_) => VfsError::Deadlock,
+        lm::Denial::Cancelled => VfsError::Cancelled,
+        lm::Denial::NoSuchOpen => VfsError::OpenLost,
+        lm::Denial::LeaseKeyInUse => VfsError::Invalid("the lease key names another document"),
+        lm::Denial::Limit(what) => VfsError::Limit(what),
+        lm::Denial::Stopping => VfsError::Unavailable("the node is stopping".to_owned()),
+    }
+}
+
+fn conflict_of(conflict: &lm::Conflict, range: ConflictKind) -> VfsError {
+    let kind = match conflict.kind {
+        lm::ConflictKind::Range => range,
+        _ => ConflictKind::Sharing,
+    };
+    VfsError::Conflict(Box::new(Conflict {
+        kind,
+        holder: holder_info(&conflict.holder, what_is_held(conflict)),
+        retry_after: Duration::from_secs(5),
+    }))
+}
+
+fn what_is_held(conflict: &lm::Conflict) -> String {
+    match (conflict.kind, conflict.range) {
+        (lm::ConflictKind::Range, Some(range)) => {
+            let how = if conflict.exclusive {
+                "exclusive"
+            } else {
+                "shared"
+            };
+            format!("{how} lock on bytes {range}")
+        }
+        (lm::ConflictKind::CacheBreak, _) => "cached data that is being called back".to_owned(),
+        _ if conflict.denies.is_empty() => format!("open for {}", conflict.access),
+        _ => format!("open for {}, denies {}", conflict.access, conflict.denies),
+    }
+}
+
+/// A holder as it is told to people.
+pub(crate) fn holder_info(holder: &lm::Holder, what: String) -> HolderInfo {
+    let since = u64::try_from(holder.since_unix_ms).unwrap_or(0);
+    HolderInfo {
+        protocol: holder.protocol.into(),
+        user: holder.user.clone(),
+        client: holder.address.clone(),
+        client_name: holder.client_name.clone(),
+        node: holder.node.clone(),
+        since: UNIX_EPOCH + Duration::from_millis(since),
+        what,
+    }
+}
+
+impl Inner {
+    /// The caller as an owner of locks.
+    pub(crate) fn actor(&self, caller: &Caller, path: &str, rule: Option<&str>) -> lm::Actor {
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
+        let protocol = caller.client.protocol.into();
+        lm::Actor {
+            protocol,
+            client: lm::ClientId(caller.client.id.0),
+            holder: Arc::new(lm::Holder {
+                protocol,
+                user: caller.identity.name.clone(),
+                address: caller.client.address.to_string(),
+                client_name: caller.client.name.clone(),
+                node: self.node.to_string(),
+                path: path.to_owned(),
+                rule: rule.map(str::to_owned),
+                since_unix_ms: since,
+            }),
+        }
+    }
+
+    /// Counts a refusal and passes it on.
+    pub(crate) fn refused(&self, protocol: Protocol, error: VfsError) -> VfsError {
+        match &error {
+            VfsError::Conflict(_) => self.metrics.conflicts.add(protocol, 1),
+            VfsError::Delay => self.metrics.delays.add(protocol, 1),
+            _ => {}
+        }
+        error
+    }
+
+    /// Asks the table for an open. A caller that polls is held a moment before it is told to come back.
+    pub(crate) async fn lock_open(
+        &self,
+        request: lm::OpenRequest,
+    ) -> Result<lm::Opened, VfsError> {
+        let protocol = request.actor.protocol.into();
+        let started = tokio::time::Instant::now();
+        loop {
+            match self.locks.open(request.clone()).await {
+                Ok(opened) => return Ok(opened),
+                Err(lm::Denial::Retry(_)) if started.elapsed() < Tree::poll_hold() => {
+                    tokio::time::sleep(POLL_STEP).await;
+                }
+                Err(denial) => {
+                    return Err(self.refused(protocol, denied(denial, ConflictKind::Sharing)));
+                }
+            }
+        }
+    }
+
+    /// An open of the table that ends with the value.
+    pub(crate) async fn hold(
+        self: &Arc<Self>,
+        request: lm::OpenRequest,
+    ) -> Result<Held, VfsError> {
+        let opened = self.lock_open(request).await?;
+        Ok(Held {
+            inner: self.clone(),
+            open: Some(opened.open),
+        })
+    }
+
+    /// I/O without an open, held a moment like [`Inner::lock_open`].
+    pub(crate) async fn momentary(&self, request: lm::IoRequest) -> Result<(), VfsError> {
+        let protocol = request.actor.protocol.into();
+        let started = tokio::time::Instant::now();
+        loop {
+            match self.locks.io_without_open(request.clone()).await {
+                Ok(()) => return Ok(()),
+                Err(lm::Denial::Retry(_)) if started.elapsed() < Tree::poll_hold() => {
+                    tokio::time::sleep(POLL_STEP).await;
+                }
+                Err(denial) => {
+                    return Err(self.refused(protocol, denied(denial, ConflictKind::RangeIo)));
+                }
+            }
+        }
+    }
+}
+
+const POLL_STEP: Duration = Duration::from_millis(8);
+
+/// An open in the lock table without a client's handle: for one operation, or for a transfer. Closed with the value.
+pub(crate) struct Held {
+    inner: Arc<Inner>,
+    open: Option<lm::OpenRef>,
+}
+
+impl Held {
+    /// Adopts an open that was granted.
+    pub(crate) fn adopt(inner: &Arc<Inner>, open: lm::OpenRef) -> Held {
+        Held {
+            inner: inner.clone(),
+            open: Some(open),
+        }
+    }
+
+    /// The open, for further calls.
+    pub(crate) fn open(&self) -> Option<lm::OpenRef> {
+        self.open
+    }
+
+    /// Hands the open over: it outlives the value.
+    pub(crate) fn into_open(mut self) -> Option<lm::OpenRef> {
+        self.open.take()
+    }
+
+    /// Closes and does what the last close asks for.
+    pub(crate) async fn release(mut self) {
+        if let Some(open) = self.open.take() {
+            let closed = self.inner.locks.close(open);
+            self.inner.finish_close(open.resource, closed).await;
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(open) = self.open.take() {
+            let closed = self.inner.locks.close(open);
+            if self.inner.close_needs_work(open.resource, &closed) {
+                let inner = self.inner.clone();
+                self.inner
+                    .runtime
+                    .spawn(async move { inner.finish_close(open.resource, closed).await });
+            }
+        }
+    }
+}

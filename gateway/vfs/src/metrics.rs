@@ -1,0 +1,65 @@
+//! Counters of the file layer: relaxed atomics that an exporter reads. Never a decision.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::identity::Protocol;
+
+const PROTOCOLS: usize = 5;
+
+/// One counter for each protocol.
+#[derive(Debug, Default)]
+pub struct ByProtocol([AtomicU64; PROTOCOLS]);
+
+impl ByProtocol {
+    pub(crate) fn add(&self, protocol: Protocol, count: u64) {
+        self.0[slot(protocol)].fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// The count of one protocol.
+    pub fn get(&self, protocol: Protocol) -> u64 {
+        self.0[slot(protocol)].load(Ordering::Relaxed)
+    }
+}
+
+fn slot(protocol: Protocol) -> usize {
+    match protocol {
+        Protocol::Smb => 0,
+        Protocol::Nfs3 => 1,
+        Protocol::Nfs4 => 2,
+        Protocol::Ftp => 3,
+        Protocol::Admin => 4,
+    }
+}
+
+/// What the file layer has done since the start.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// Opens granted.
+    pub opens: ByProtocol,
+    /// Read calls.
+    pub reads: ByProtocol,
+    /// Write calls.
+    pub writes: ByProtocol,
+    /// Bytes read.
+    pub bytes_read: ByProtocol,
+    /// Bytes written.
+    pub bytes_written: ByProtocol,
+    /// Requests refused because of what others hold.
+    pub conflicts: ByProtocol,
+    /// Requests told to come back later.
+    pub delays: ByProtocol,
+    /// Caching rights called back from clients of this protocol.
+    pub breaks: ByProtocol,
+    /// Contents committed.
+    pub commits: AtomicU64,
+    /// Commits that failed.
+    pub commit_failures: AtomicU64,
+    /// Conflicted copies made.
+    pub forks: AtomicU64,
+}
+
+impl Metrics {
+    pub(crate) fn count(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}

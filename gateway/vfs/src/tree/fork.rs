@@ -1,0 +1,108 @@
+//! Conflicted copies: where the policy says `fork`, the later writer's content becomes a sibling and nobody loses anything.
+
+use sluice_repo::{Attributes, NodeKind};
+
+use crate::error::VfsError;
+use crate::lock_bridge::main;
+use crate::metrics::Metrics;
+use crate::path::COMPONENT_BYTES_MAX;
+use crate::request::NewNode;
+use crate::tree::Tree;
+use crate::vfs::now;
+
+/// Names tried for one copy.
+const TRIES_MAX: u32 = 100;
+/// Bytes of the document that are read at once while it is copied.
+const PIECE_BYTES: u32 = 4 << 20;
+
+impl Tree {
+    /// Makes a copy of a document's present content beside it and returns its name.
+    pub(crate) async fn fork_copy(
+        &self,
+        dir: &Attributes,
+        name: &str,
+        node: &Attributes,
+    ) -> Result<String, VfsError> {
+        let source = self.working_of(node.id).await?;
+        for attempt in 0..TRIES_MAX {
+            let copy = self.fork_name(name, attempt);
+            let new = NewNode {
+                mode: Some(node.mode),
+                ..NewNode::default()
+            };
+            let made = match self.make(dir, &copy, &new, NodeKind::File, None).await {
+                Ok(made) => made.attributes,
+                Err(VfsError::Exists) => continue,
+                Err(error) => return Err(error),
+            };
+            let target = self.inner().load(main(made.id)).await?;
+            let content = target.content()?;
+            let writer = self.momentary_writer();
+            let mut offset = 0;
+            loop {
+                let parts = source.content()?.read(offset, PIECE_BYTES).await?;
+                if parts.is_empty() {
+                    break;
+                }
+                for part in parts {
+                    let bytes = part.len() as u64;
+                    self.inner().note_write(&target, &writer, true);
+                    content.write(offset, part).await?;
+                    offset += bytes;
+                }
+            }
+            self.inner().flush(&target).await?;
+            Metrics::count(&self.inner().metrics.forks);
+            return Ok(copy);
+        }
+        Err(VfsError::Exists)
+    }
+
+    /// `NAME (conflicted copy USER DATE).ext`, within the length of a name.
+    pub(crate) fn fork_name(&self, name: &str, attempt: u32) -> String {
+        let (stem, extension) = match name.rfind('.') {
+            Some(dot) if dot > 0 => name.split_at(dot),
+            _ => (name, ""),
+        };
+        let user: String = self
+            .caller()
+            .identity
+            .name
+            .chars()
+            .filter(|c| !c.is_control() && !"/\\:*?\"<>|".contains(*c))
+            .take(64)
+            .collect();
+        let again = if attempt == 0 {
+            String::new()
+        } else {
+            format!(" {}", attempt + 1)
+        };
+        let tail = format!(" (conflicted copy {user} {}{again}){extension}", date());
+        let mut room = COMPONENT_BYTES_MAX.saturating_sub(tail.len()).min(stem.len());
+        while !stem.is_char_boundary(room) {
+            room -= 1;
+        }
+        format!("{}{tail}", stem.get(..room).unwrap_or_default())
+    }
+}
+
+/// Today in UTC as `2026-11-22`.
+fn date() -> String {
+    let days = now().0.div_euclid(86_400_000_000_000);
+    // Days to civil date (proleptic Gregorian calendar, years of 400 in 146,097 days).
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let day_of_era = shifted.rem_euclid(146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_shifted + 2) / 5 + 1;
+    let month = if month_shifted < 10 {
+        month_shifted + 3
+    } else {
+        month_shifted - 9
+    };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}")
+}

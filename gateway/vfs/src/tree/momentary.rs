@@ -1,0 +1,181 @@
+//! I/O without an open (NFSv3 READ, WRITE, COMMIT): each call is checked like an open of that moment; a write takes the
+//! writer's place, which the lock table keeps until the client is idle or goes on.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sluice_lockmgr as lm;
+use sluice_repo::{Attributes, DOCUMENT_BYTES_MAX, NodeId, NodeKind, WriteSession};
+
+use crate::error::VfsError;
+use crate::lock_bridge::{main, on_conflict};
+use crate::open::{ReadData, Stability, filter, read_working};
+use crate::policy::WritePolicy;
+use crate::request::AccessMask;
+use crate::tree::{Tree, WriteReceipt};
+use crate::working::{Writer, origin};
+
+impl Tree {
+    /// A momentary read: checked like an open of that moment (NFSv3 READ).
+    pub async fn read(&self, node: NodeId, offset: u64, length: u32) -> Result<ReadData, VfsError> {
+        let attributes = self.document(node).await?;
+        let rights = self
+            .inner()
+            .rights(&self.caller().identity, &attributes)
+            .await?;
+        // Execute permission lets a program be read (RFC 1813 4.4).
+        if !rights.any(AccessMask::READ_DATA | AccessMask::EXECUTE) {
+            return Err(VfsError::AccessDenied);
+        }
+        let policy = self.policy_of(node).await?;
+        let range = lm::ByteRange::clamped(offset, u64::from(length));
+        let request = self.io_request(node, lm::IoKind::Read(range), None, &policy);
+        self.inner().momentary(request).await?;
+        let working = self.inner().load(main(node)).await?;
+        let data = read_working(&working, offset, length).await?;
+        let protocol = self.caller().client.protocol;
+        self.inner().metrics.reads.add(protocol, 1);
+        self.inner()
+            .metrics
+            .bytes_read
+            .add(protocol, data.len as u64);
+        Ok(data)
+    }
+
+    /// A momentary write (NFSv3 WRITE): takes or renews the caller's writer's place unless the policy or its own range lock frees it.
+    /// Answers [`VfsError::Delay`] while it must wait.
+    pub async fn write(
+        &self,
+        node: NodeId,
+        offset: u64,
+        data: Bytes,
+        stability: Stability,
+    ) -> Result<WriteReceipt, VfsError> {
+        let bytes = data.len() as u64;
+        let end = offset.checked_add(bytes).ok_or(VfsError::TooLarge)?;
+        if end > DOCUMENT_BYTES_MAX {
+            return Err(VfsError::TooLarge);
+        }
+        let attributes = self.document(node).await?;
+        let policy = self.policy_of(node).await?;
+        self.require_write(&attributes, &policy).await?;
+        let range = lm::ByteRange::clamped(offset, bytes);
+        let place = (policy.writers != lm::Writers::Shared).then_some(lm::PlaceRequest {
+            idle: self.inner().options.place_idle,
+        });
+        let request = self.io_request(node, lm::IoKind::Write(range), place, &policy);
+        let resource = request.resource;
+        self.inner().momentary(request).await?;
+        if place.is_some() {
+            self.inner().place_used(self.caller().client.id, resource);
+        }
+        let working = self.inner().load(main(node)).await?;
+        let content = working.content()?;
+        if bytes > 0 {
+            let bits = if end > content.len() {
+                filter::LAST_WRITE | filter::SIZE
+            } else {
+                filter::LAST_WRITE
+            };
+            self.inner().note_write(&working, &self.momentary_writer(), true);
+            content.write(offset, data).await?;
+            self.inner().notify_content(main(node), None, bits);
+        }
+        let protocol = self.caller().client.protocol;
+        self.inner().metrics.writes.add(protocol, 1);
+        self.inner().metrics.bytes_written.add(protocol, bytes);
+        if stability == Stability::Durable {
+            self.inner().flush(&working).await?;
+            self.inner()
+                .places
+                .committed(self.caller().client.id, resource);
+        }
+        Ok(WriteReceipt { stability })
+    }
+
+    /// Makes all momentary writes to `node` durable (NFSv3 COMMIT).
+    pub async fn commit(&self, node: NodeId) -> Result<(), VfsError> {
+        if let Some(working) = self.inner().working.peek(main(node)) {
+            self.inner().flush(&working).await?;
+        } else {
+            self.document(node).await?;
+        }
+        let resource = lm::ResourceId::main(node.0);
+        self.inner()
+            .places
+            .committed(self.caller().client.id, resource);
+        Ok(())
+    }
+
+    /// A document known by id.
+    pub(crate) async fn document(&self, node: NodeId) -> Result<Attributes, VfsError> {
+        let attributes = self.inner().repo.get(node).await?;
+        match attributes.kind {
+            NodeKind::File => Ok(attributes),
+            NodeKind::Directory => Err(VfsError::IsDirectory),
+            _ => Err(VfsError::Invalid("not a document")),
+        }
+    }
+
+    /// The owner of a document writes whatever its mode says: over NFS the check was made at the client's open
+    /// (RFC 1813 4.4).
+    pub(crate) async fn require_write(
+        &self,
+        node: &Attributes,
+        policy: &WritePolicy,
+    ) -> Result<(), VfsError> {
+        let identity = &self.caller().identity;
+        if identity.uid != node.uid || !self.polls() {
+            self.require(node, AccessMask::WRITE_DATA).await?;
+        }
+        self.may_change(policy)
+    }
+
+    pub(crate) fn io_request(
+        &self,
+        node: NodeId,
+        kind: lm::IoKind,
+        place: Option<lm::PlaceRequest>,
+        policy: &WritePolicy,
+    ) -> lm::IoRequest {
+        lm::IoRequest {
+            resource: lm::ResourceId::main(node.0),
+            actor: self
+                .inner()
+                .actor(self.caller(), "", policy.rule.as_deref()),
+            kind,
+            place,
+            on_conflict: on_conflict(policy, self.polls()),
+            nfs_ranges_mandatory: self.share().mandatory_nfs_ranges,
+        }
+    }
+
+    /// The writing session of a client without opens: one for each client and start of the gateway.
+    pub(crate) fn momentary_writer(&self) -> Writer {
+        let client = u128::from(self.caller().client.id.0);
+        Writer {
+            session: WriteSession(self.inner().session_base ^ client),
+            origin: origin(self.caller()),
+            versions: self.share().versions,
+        }
+    }
+
+    /// Shared by the calls that change a document's bytes or attributes without an open.
+    pub(crate) async fn pass_momentary(
+        &self,
+        node: NodeId,
+        kind: lm::IoKind,
+        policy: &WritePolicy,
+    ) -> Result<(), VfsError> {
+        let request = self.io_request(node, kind, None, policy);
+        self.inner().momentary(request).await
+    }
+
+    /// The shared working content of a document.
+    pub(crate) async fn working_of(
+        &self,
+        node: NodeId,
+    ) -> Result<Arc<crate::working::Working>, VfsError> {
+        self.inner().load(main(node)).await
+    }
+}

@@ -1,0 +1,374 @@
+//! Whole-document transfers (FTP): an upload that is visible only once committed, a download of one moment's content.
+
+mod download;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sluice_lockmgr as lm;
+use sluice_repo::{
+    Attributes, DOCUMENT_BYTES_MAX, Manifest, NodeKind, Timestamp, Version, WorkingContent,
+};
+
+use crate::error::VfsError;
+use crate::lock_bridge::{Held, denied, main, name_resource, on_conflict, resource};
+use crate::metrics::Metrics;
+use crate::path::RelPath;
+use crate::policy::{OnConflict, WritePolicy};
+use crate::request::{AccessMask, NewNode};
+use crate::tree::{Spot, Tree, join};
+use crate::working::Writer;
+
+pub use download::Download;
+
+/// What an upload does to a document that exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UploadMode {
+    /// Replaces its content (STOR).
+    Replace,
+    /// Adds to its end (APPE).
+    Append,
+    /// Keeps the first bytes and goes on from there (REST, then STOR); refused if the document is shorter.
+    ResumeAt(u64),
+}
+
+/// What a commit made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UploadReceipt {
+    /// The document after the commit.
+    pub attributes: Attributes,
+    /// Path from the share's root under which the content went: another than asked if the policy said `fork`.
+    pub path: String,
+    /// Whether it is a conflicted copy.
+    pub forked: bool,
+}
+
+/// Lost races after which an upload gives up.
+const RACES_MAX: usize = 16;
+/// Names tried for a conflicted copy.
+const FORK_TRIES_MAX: u32 = 100;
+
+/// Where the content goes at the commit.
+enum Goal {
+    /// Into a document, on top of this version unless it replaces whatever is there.
+    Existing {
+        node: Attributes,
+        held: Held,
+        expected: Option<Version>,
+    },
+    /// Into a new one, whose name is held.
+    New { gate: Held },
+    /// Into a conflicted copy: the policy says `fork` and somebody else writes the document.
+    Fork,
+}
+
+/// A transfer into a document: an open for write that denies other writers until it commits or aborts. Dropping it aborts: the old content stays.
+pub struct Upload {
+    tree: Tree,
+    dir: Attributes,
+    name: String,
+    goal: Goal,
+    content: Arc<dyn WorkingContent>,
+    writer: Writer,
+    /// Bytes of the document that were there before.
+    start: u64,
+    taken: u64,
+}
+
+impl Tree {
+    /// Begins a transfer that replaces, appends to or patches a document and becomes visible as a whole at its commit (FTP STOR, APPE).
+    /// Waits for other writers as the policy says.
+    pub async fn upload(&self, path: &RelPath, mode: UploadMode) -> Result<Upload, VfsError> {
+        for _ in 0..RACES_MAX {
+            let spot = self.spot_following(path).await?;
+            let policy = self
+                .policy_at(&spot, spot.node.as_ref().map(|n| n.id))
+                .await?;
+            let begun = match &spot.node {
+                Some(node) => self.upload_over(&spot, node.clone(), mode, &policy).await?,
+                None => self.upload_new(&spot, mode, &policy).await?,
+            };
+            if let Some(upload) = begun {
+                let protocol = self.caller().client.protocol;
+                self.inner().metrics.opens.add(protocol, 1);
+                return Ok(upload);
+            }
+        }
+        Err(VfsError::Unavailable(
+            "the name changes too often".to_owned(),
+        ))
+    }
+
+    /// Onto an existing document. `None`: the name changed while it waited.
+    async fn upload_over(
+        &self,
+        spot: &Spot,
+        node: Attributes,
+        mode: UploadMode,
+        policy: &WritePolicy,
+    ) -> Result<Option<Upload>, VfsError> {
+        let dir = match (&spot.dir, node.kind) {
+            (Some(dir), NodeKind::File) => dir.clone(),
+            (_, NodeKind::Symlink) => return Err(VfsError::NotFound),
+            (None, _) | (_, NodeKind::Directory) => return Err(VfsError::IsDirectory),
+            _ => return Err(VfsError::Invalid("not a document")),
+        };
+        self.require_change(&node, AccessMask::WRITE_DATA, policy)
+            .await?;
+        let held = match self
+            .inner()
+            .hold(self.upload_lock(resource(main(node.id)), spot, mode, policy))
+            .await
+        {
+            Ok(held) => held,
+            Err(VfsError::Conflict(_)) if policy.on_conflict == OnConflict::Fork => {
+                let base = self.settled(&node).await?;
+                let upload = self.begin(dir, spot, Goal::Fork, base.1, mode).await?;
+                return Ok(Some(upload));
+            }
+            Err(other) => return Err(other),
+        };
+        if self.still_there(spot, &node).await?.is_none() {
+            held.release().await;
+            return Ok(None);
+        }
+        let (version, manifest) = self.settled(&node).await?;
+        let goal = Goal::Existing {
+            node,
+            held,
+            expected: (mode != UploadMode::Replace).then_some(version),
+        };
+        Ok(Some(self.begin(dir, spot, goal, manifest, mode).await?))
+    }
+
+    /// Onto a name that leads nowhere: the name itself is locked. `None`: somebody made it meanwhile.
+    async fn upload_new(
+        &self,
+        spot: &Spot,
+        mode: UploadMode,
+        policy: &WritePolicy,
+    ) -> Result<Option<Upload>, VfsError> {
+        let dir = spot.dir.clone().ok_or(VfsError::NotFound)?;
+        if matches!(mode, UploadMode::ResumeAt(offset) if offset > 0) {
+            return Err(VfsError::NotFound);
+        }
+        self.check_create(&dir, false, policy).await?;
+        let name = name_resource(dir.id, &spot.name);
+        let goal = match self
+            .inner()
+            .hold(self.upload_lock(name, spot, mode, policy))
+            .await
+        {
+            Ok(gate) => Goal::New { gate },
+            Err(VfsError::Conflict(_)) if policy.on_conflict == OnConflict::Fork => Goal::Fork,
+            Err(other) => return Err(other),
+        };
+        match self.inner().repo.lookup(dir.id, &spot.name, self.case()).await {
+            Ok(_) => return Ok(None),
+            Err(sluice_repo::RepoError::NotFound) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let empty = Arc::new(Manifest::default());
+        Ok(Some(self.begin(dir, spot, goal, empty, mode).await?))
+    }
+
+    fn upload_lock(
+        &self,
+        resource: lm::ResourceId,
+        spot: &Spot,
+        mode: UploadMode,
+        policy: &WritePolicy,
+    ) -> lm::OpenRequest {
+        let rule = policy.rule.as_deref();
+        let actor = self.inner().actor(self.caller(), &spot.name, rule);
+        let mut request = lm::OpenRequest::new(resource, actor, lm::Access::WRITE);
+        request.share = lm::ShareMode::DENY_WRITE;
+        request.overwrite = mode == UploadMode::Replace;
+        request.touches_ranges = true;
+        request.writers = policy.writers;
+        request.on_conflict = on_conflict(policy, self.polls());
+        request
+    }
+
+    /// The document's content with nothing uncommitted left.
+    async fn settled(&self, node: &Attributes) -> Result<(Version, Arc<Manifest>), VfsError> {
+        let working = self.working_of(node.id).await?;
+        self.inner().flush(&working).await?;
+        Ok(working.base())
+    }
+
+    async fn begin(
+        &self,
+        dir: Attributes,
+        spot: &Spot,
+        goal: Goal,
+        base: Arc<Manifest>,
+        mode: UploadMode,
+    ) -> Result<Upload, VfsError> {
+        let (base, start) = match mode {
+            UploadMode::Replace => (Arc::new(Manifest::default()), 0),
+            UploadMode::Append => {
+                let size = base.size;
+                (base, size)
+            }
+            UploadMode::ResumeAt(offset) if offset <= base.size => (base, offset),
+            UploadMode::ResumeAt(_) => {
+                return Err(VfsError::Invalid(
+                    "the document is shorter than the position to resume at",
+                ));
+            }
+        };
+        let content = self.inner().store.working(base);
+        if content.len() != start {
+            content.set_len(start).await?;
+        }
+        Ok(Upload {
+            tree: self.clone(),
+            dir,
+            name: spot.name.clone(),
+            goal,
+            content,
+            writer: Writer::new(self.caller(), self.share()),
+            start,
+            taken: 0,
+        })
+    }
+}
+
+impl Upload {
+    /// Adds bytes at the end of what came so far. Waits while too much is in flight to the store (backpressure).
+    pub async fn write(&mut self, data: Bytes) -> Result<(), VfsError> {
+        let bytes = data.len() as u64;
+        let offset = self.start + self.taken;
+        if offset.saturating_add(bytes) > DOCUMENT_BYTES_MAX {
+            return Err(VfsError::TooLarge);
+        }
+        self.content.write(offset, data).await?;
+        self.taken += bytes;
+        let protocol = self.tree.caller().client.protocol;
+        let metrics = &self.tree.inner().metrics;
+        metrics.writes.add(protocol, 1);
+        metrics.bytes_written.add(protocol, bytes);
+        Ok(())
+    }
+
+    /// Bytes taken so far, resumed or appended-to content not counted.
+    pub fn len(&self) -> u64 {
+        self.taken
+    }
+
+    /// Whether nothing came yet.
+    pub fn is_empty(&self) -> bool {
+        self.taken == 0
+    }
+
+    /// Makes the whole durable and visible in one step.
+    pub async fn commit(self, modified: Option<Timestamp>) -> Result<UploadReceipt, VfsError> {
+        // In a task of its own: a caller that goes away must not stop between the content and its name.
+        let runtime = self.tree.inner().runtime.clone();
+        let task = runtime.spawn(self.commit_all(modified));
+        task.await.unwrap_or(Err(VfsError::Io))
+    }
+
+    /// Gives up: nothing changes, nobody has seen anything.
+    pub async fn abort(self) {
+        match self.goal {
+            Goal::Existing { held, .. } => held.release().await,
+            Goal::New { gate } => gate.release().await,
+            Goal::Fork => {}
+        }
+    }
+
+    async fn commit_all(self, modified: Option<Timestamp>) -> Result<UploadReceipt, VfsError> {
+        let sealed = self.content.seal().await?;
+        let tree = self.tree;
+        let inner = tree.inner();
+        let path = tree.path_of(self.dir.id).await?;
+        match self.goal {
+            Goal::Existing {
+                node,
+                held,
+                expected,
+            } => {
+                let open = held.open().ok_or(VfsError::OpenLost)?;
+                // Who opened for reading since may cache the old bytes; an open taken away by an administrator ends here.
+                inner
+                    .locks
+                    .io(open, lm::IoKind::Write(lm::ByteRange::WHOLE))
+                    .await
+                    .map_err(|denial| denied(denial, crate::ConflictKind::RangeIo))?;
+                let working = tree.working_of(node.id).await?;
+                let mut attributes = inner
+                    .swap_content(&working, sealed, self.writer, modified, expected)
+                    .await?;
+                held.release().await;
+                inner.overlay(&mut attributes);
+                inner.notify_content(
+                    main(node.id),
+                    None,
+                    crate::open::filter::SIZE | crate::open::filter::LAST_WRITE,
+                );
+                Ok(UploadReceipt {
+                    attributes,
+                    path: join(&path, &self.name),
+                    forked: false,
+                })
+            }
+            Goal::New { gate } => {
+                let open = gate.open().ok_or(VfsError::OpenLost)?;
+                if inner.locks.state(open).is_none() {
+                    return Err(VfsError::OpenLost);
+                }
+                let made =
+                    publish(&tree, &self.dir, &self.name, sealed.manifest, modified).await;
+                gate.release().await;
+                Ok(UploadReceipt {
+                    attributes: made?,
+                    path: join(&path, &self.name),
+                    forked: false,
+                })
+            }
+            Goal::Fork => {
+                for attempt in 0..FORK_TRIES_MAX {
+                    let name = tree.fork_name(&self.name, attempt);
+                    let manifest = sealed.manifest.clone();
+                    match publish(&tree, &self.dir, &name, manifest, modified).await {
+                        Err(VfsError::Exists) => {}
+                        made => {
+                            Metrics::count(&inner.metrics.forks);
+                            return Ok(UploadReceipt {
+                                attributes: made?,
+                                path: join(&path, &name),
+                                forked: true,
+                            });
+                        }
+                    }
+                }
+                Err(VfsError::Exists)
+            }
+        }
+    }
+}
+
+/// A new document, with its content from the first moment.
+async fn publish(
+    tree: &Tree,
+    dir: &Attributes,
+    name: &str,
+    manifest: Arc<Manifest>,
+    modified: Option<Timestamp>,
+) -> Result<Attributes, VfsError> {
+    let mut record = tree
+        .new_record(dir, &NewNode::default(), NodeKind::File, None, Some(manifest))
+        .await?;
+    record.modified = modified;
+    let inner = tree.inner();
+    let created = inner.repo.create(dir.id, name, tree.case(), record).await?;
+    Metrics::count(&inner.metrics.commits);
+    inner.notify_entry(crate::ChangeAction::Added, dir.id, name, false);
+    Ok(created.attributes)
+}
+
+/// How long an upload waits for other writers when no rule says otherwise.
+pub const UPLOAD_WAIT_DEFAULT: Duration = Duration::from_secs(30);
