@@ -9,7 +9,6 @@ mod accounts;
 mod admin;
 mod error;
 mod identity;
-mod leases;
 mod listener;
 mod listing;
 mod lock_bridge;

@@ -158,6 +158,15 @@ fn what_is_held(conflict: &lm::Conflict) -> String {
     }
 }
 
+/// A refused acknowledgement in the seam's words.
+pub(crate) fn ack_error(error: lm::AckError) -> VfsError {
+    match error {
+        lm::AckError::NoSuchGrant => VfsError::NotFound,
+        lm::AckError::NotBreaking => VfsError::Invalid("no break is under way"),
+        lm::AckError::TooMuch => VfsError::Invalid("more was claimed than the break leaves"),
+    }
+}
+
 /// A holder as it is told to people.
 pub(crate) fn holder_info(holder: &lm::Holder, what: String) -> HolderInfo {
     let since = u64::try_from(holder.since_unix_ms).unwrap_or(0);
@@ -206,10 +215,7 @@ impl Inner {
     }
 
     /// Asks the table for an open. A caller that polls is held a moment before it is told to come back.
-    pub(crate) async fn lock_open(
-        &self,
-        request: lm::OpenRequest,
-    ) -> Result<lm::Opened, VfsError> {
+    pub(crate) async fn lock_open(&self, request: lm::OpenRequest) -> Result<lm::Opened, VfsError> {
         let protocol = request.actor.protocol.into();
         let started = tokio::time::Instant::now();
         loop {
@@ -226,10 +232,7 @@ impl Inner {
     }
 
     /// An open of the table that ends with the value.
-    pub(crate) async fn hold(
-        self: &Arc<Self>,
-        request: lm::OpenRequest,
-    ) -> Result<Held, VfsError> {
+    pub(crate) async fn hold(self: &Arc<Self>, request: lm::OpenRequest) -> Result<Held, VfsError> {
         let opened = self.lock_open(request).await?;
         Ok(Held {
             inner: self.clone(),

@@ -30,10 +30,7 @@ impl Default for Places {
 }
 
 impl Places {
-    fn shard(
-        &self,
-        client: ClientId,
-    ) -> Option<&Mutex<HashMap<ClientId, SmallVec<[Place; 4]>>>> {
+    fn shard(&self, client: ClientId) -> Option<&Mutex<HashMap<ClientId, SmallVec<[Place; 4]>>>> {
         self.0.get(usize::try_from(client.0).unwrap_or(0) % SHARDS)
     }
 

@@ -7,15 +7,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use sluice_lockmgr::{ClientId as LockClient, EntryKind, LeaseId, LockService, ResourceId};
+use sluice_lockmgr::{
+    BreakAck, CacheState, ClientId as LockClient, EntryKind, LeaseId, LockService, ResourceId,
+};
 use sluice_repo::{ContentStore, LastLink, NameRef, NodeId, RepoError, Repository, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use crate::accounts::LoginGuard;
 use crate::error::VfsError;
-use crate::identity::{Caller, ClientTable};
-use crate::leases::LeaseTable;
-use crate::lock_bridge::main;
+use crate::identity::{Caller, Client, ClientTable};
+use crate::lock_bridge::{ack_error, main};
 use crate::metrics::Metrics;
 use crate::open::OpenTable;
 use crate::places::Places;
@@ -67,7 +68,6 @@ pub(crate) struct Inner {
     pub(crate) stopping: CancellationToken,
     pub(crate) working: WorkingTable,
     pub(crate) places: Places,
-    pub(crate) leases: LeaseTable,
     pub(crate) opens: OpenTable,
     pub(crate) range_owners: RangeOwners,
     /// Makes writing sessions of clients without opens: another one after each start.
@@ -113,7 +113,6 @@ impl Vfs {
             stopping: CancellationToken::new(),
             working: WorkingTable::default(),
             places: Places::default(),
-            leases: LeaseTable::default(),
             opens: OpenTable::default(),
             range_owners: RangeOwners::default(),
             session_base: random_u128(),
@@ -191,6 +190,7 @@ impl Vfs {
     /// [`VfsError::NotFound`] if the share is gone or not offered, [`VfsError::AccessDenied`] if this caller may not come in.
     pub fn tree(&self, share: &Arc<Share>, caller: Caller) -> Result<Tree, VfsError> {
         let caller = self.inner.enter(share, caller)?;
+        caller.client.used_by(&caller.identity);
         Ok(Tree::new(self.inner.clone(), share.clone(), caller))
     }
 
@@ -206,7 +206,23 @@ impl Vfs {
             client_guid,
             key: key.0,
         };
-        self.inner.acknowledge_lease(lease, state)
+        let locks = &self.inner.locks;
+        let resource = locks.lease_resource(lease).ok_or(VfsError::NotFound)?;
+        let state = CacheState::from_bits(state.0);
+        let kept = locks
+            .acknowledge_break(BreakAck::Lease {
+                lease,
+                resource,
+                state,
+            })
+            .map_err(ack_error)?;
+        Ok(LeaseState(kept.bits()))
+    }
+
+    /// Everything that a client's loss ends, in one ordered step per document: its waiters and momentary places. Its opens are closed or disconnected by the head.
+    pub async fn client_gone(&self, client: &Client) {
+        // Waiters go with the futures of their requests; what is left are the places.
+        self.inner.drop_places(client.id);
     }
 }
 
@@ -246,6 +262,7 @@ impl Inner {
             if let Err(error) = self.repo.delete_stream(content).await {
                 tracing::warn!(node = node.0, %error, "a stream marked for deletion stayed");
             }
+            self.locks.deleted(crate::lock_bridge::resource(content));
         }
         let mut gone = false;
         if closed.delete_document {
@@ -255,6 +272,7 @@ impl Inner {
                     tracing::warn!(node = node.0, %error, "a document marked for deletion stayed");
                 }
             }
+            self.locks.deleted(ResourceId::main(node.0));
         }
         if closed.last && self.drop_orphan(node) {
             gone = true;
@@ -266,8 +284,7 @@ impl Inner {
         gone
     }
 
-    /// Removes the name of a document whose last open asked for it. Somebody may have opened it since: then it lives on
-    /// without a name until he closes.
+    /// Removes the name of a document whose last open asked for it. The lock table lets nobody open it until that is done.
     async fn delete_marked(self: &Arc<Self>, node: NodeId) -> Result<bool, VfsError> {
         let path = match self.repo.path_of(node).await {
             Ok(path) => path,
@@ -282,7 +299,7 @@ impl Inner {
             name,
             node: Some(node),
         };
-        let unlinked = match self.repo.unlink(entry, self.last_link(node, 0)).await {
+        let unlinked = match self.repo.unlink(entry, LastLink::Delete).await {
             Ok(unlinked) => unlinked,
             Err(RepoError::NotFound | RepoError::Stale(_)) => return Ok(true),
             Err(error) => return Err(error.into()),

@@ -271,7 +271,10 @@ impl Inner {
             }
         }
         if !working.queued.swap(true, Ordering::AcqRel) {
-            self.working.dirty.lock().insert(working.id, working.clone());
+            self.working
+                .dirty
+                .lock()
+                .insert(working.id, working.clone());
         }
     }
 
@@ -295,12 +298,18 @@ impl Inner {
         let result = self.commit_dirty(working).await;
         if working.is_dirty() {
             if !working.queued.swap(true, Ordering::AcqRel) {
-                self.working.dirty.lock().insert(working.id, working.clone());
+                self.working
+                    .dirty
+                    .lock()
+                    .insert(working.id, working.clone());
             }
         } else if !working.queued.load(Ordering::Acquire) {
             self.working.dirty.lock().remove(&working.id);
             if working.queued.load(Ordering::Acquire) {
-                self.working.dirty.lock().insert(working.id, working.clone());
+                self.working
+                    .dirty
+                    .lock()
+                    .insert(working.id, working.clone());
             }
         }
         result
@@ -331,10 +340,7 @@ impl Inner {
         let mut state = working.state.lock();
         state.base = committed.version;
         state.manifest = sealed.manifest.clone();
-        state.committed = Some((
-            committed.attributes.modified,
-            committed.attributes.changed,
-        ));
+        state.committed = Some((committed.attributes.modified, committed.attributes.changed));
         content.committed(&sealed);
         if state.modified == modified {
             state.modified = None;
@@ -436,10 +442,7 @@ impl Inner {
             state.base = committed.version;
             state.manifest = sealed.manifest.clone();
             state.modified = None;
-            state.committed = Some((
-                committed.attributes.modified,
-                committed.attributes.changed,
-            ));
+            state.committed = Some((committed.attributes.modified, committed.attributes.changed));
             if let Some(content) = working.content.get() {
                 content.reset(sealed.manifest);
             }

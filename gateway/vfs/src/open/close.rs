@@ -83,10 +83,8 @@ impl OpenState {
     }
 
     async fn close_once(&self) -> Result<Option<Attributes>, VfsError> {
-        if self.delete_on_close.load(Ordering::Acquire) && self.may_delete().await.is_ok() {
-            // A revoked open can't mark any more: then the document stays.
-            let _ = self.inner.locks.set_delete_pending(self.lock, true);
-        }
+        let delete =
+            self.delete_on_close.load(Ordering::Acquire) && self.may_delete().await.is_ok();
         let flushed = match &self.working {
             Some(working) if self.wrote.load(Ordering::Acquire) && !self.doomed() => {
                 self.inner.flush(working).await
@@ -94,15 +92,13 @@ impl OpenState {
             _ => Ok(()),
         };
         // A failed flush does not keep the lock: the bytes stay in the working content and are tried again.
-        let closed = self.inner.locks.close(self.lock);
+        let closed = if delete {
+            self.inner.locks.close_deleting(self.lock)
+        } else {
+            self.inner.locks.close(self.lock)
+        };
         self.inner.opens.remove(self.id);
-        if let Some(lease) = self.lease {
-            self.inner.leases.remove(lease);
-        }
-        let gone = self
-            .inner
-            .finish_close(self.lock.resource, closed)
-            .await;
+        let gone = self.inner.finish_close(self.lock.resource, closed).await;
         flushed?;
         if gone {
             return Ok(None);

@@ -10,9 +10,9 @@ use sluice_repo::DOCUMENT_BYTES_MAX;
 
 use crate::error::{ConflictKind, VfsError};
 use crate::lock_bridge::denied;
+use crate::open::filter;
 use crate::open::{Open, OpenState, ReadData, Stability};
 use crate::request::AccessMask;
-use crate::open::filter;
 use crate::working::Working;
 
 const WRITES: u32 = AccessMask::WRITE_DATA | AccessMask::APPEND_DATA;
@@ -29,7 +29,11 @@ impl Open {
         let data = read_working(working, offset, length).await?;
         let protocol = self.caller().client.protocol;
         state.inner.metrics.reads.add(protocol, 1);
-        state.inner.metrics.bytes_read.add(protocol, data.len as u64);
+        state
+            .inner
+            .metrics
+            .bytes_read
+            .add(protocol, data.len as u64);
         Ok(data)
     }
 

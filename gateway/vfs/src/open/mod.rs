@@ -21,7 +21,7 @@ use smallvec::SmallVec;
 use crate::error::VfsError;
 use crate::identity::Caller;
 use crate::listener::CacheListener;
-use crate::lock_bridge::denied;
+use crate::lock_bridge::{ack_error, denied};
 use crate::request::{AccessMask, LeaseKey, LeaseState, OplockLevel, ShareMode};
 use crate::share::Share;
 use crate::tree::Tree;
@@ -130,8 +130,7 @@ pub(crate) struct OpenState {
     working: Option<Arc<Working>>,
     writer: Writer,
     actor: lm::Actor,
-    /// How the caching right is told: as what was asked for.
-    lease: Option<lm::LeaseId>,
+    /// The caching right as it was told at the open.
     granted: GrantedCache,
     /// Has written, so that its close commits.
     wrote: AtomicBool,
@@ -229,7 +228,7 @@ impl Open {
                 open: self.state.lock,
                 state,
             })
-            .map_err(crate::leases::ack_error)?;
+            .map_err(ack_error)?;
         Ok(oplock_level(kept))
     }
 
@@ -267,9 +266,11 @@ impl Open {
             return Err(VfsError::AccessDenied);
         }
         *state.listener.lock() = Some(listener);
-        let actor = state
-            .inner
-            .actor(&caller, &state.actor.holder.path, state.actor.holder.rule.as_deref());
+        let actor = state.inner.actor(
+            &caller,
+            &state.actor.holder.path,
+            state.actor.holder.rule.as_deref(),
+        );
         let sink = sink::sink_of(state);
         state
             .inner

@@ -75,13 +75,16 @@ impl lm::CacheSink for Sink {
         }
     }
 
-    fn on_revoked(&self, open: lm::OpenRef, _reason: lm::RevokeReason) {
+    fn on_revoked(&self, open: lm::OpenRef, _reason: lm::RevokeReason, closed: lm::Closed) {
         let state = self.open.lock().upgrade();
         if let Some(state) = state {
             state.lost.store(true, Ordering::Release);
             // What it wrote was acknowledged: it is committed, the lock is gone already.
             let runtime = state.inner.runtime.clone();
-            runtime.spawn(async move { state.close().await });
+            runtime.spawn(async move {
+                state.inner.finish_close(open.resource, closed).await;
+                state.close().await
+            });
         }
         let listener = self.listener.lock().clone();
         if let Some(listener) = listener {

@@ -13,11 +13,10 @@ use sluice_repo::{
 
 use crate::error::VfsError;
 use crate::identity::Protocol;
-use crate::lock_bridge::{
-    Held, data_access, on_conflict, resource, share_mode, stat_open,
-};
+use crate::lock_bridge::{Held, data_access, on_conflict, resource, share_mode, stat_open};
 use crate::open::sink::Sink;
 use crate::open::{GrantedCache, Open, OpenId, OpenState, told_oplock};
+use crate::permission::map_generic;
 use crate::policy::{OnConflict, WritePolicy};
 use crate::request::{
     AccessMask, CacheRequest, CreateAction, Disposition, LeaseKey, LeaseState, NodeType,
@@ -138,7 +137,10 @@ impl Tree {
     }
 
     /// With the lock: empties what is to be emptied, and makes the open.
-    #[allow(clippy::too_many_arguments, reason = "the parts of one open, each named")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the parts of one open, each named"
+    )]
     async fn act(
         &self,
         request: &OpenRequest,
@@ -330,19 +332,14 @@ impl Tree {
         } else {
             None
         };
-        let (lease, granted) = match request.cache {
-            CacheRequest::Lease { key, .. } => {
-                let lease = self.lease_id(key);
-                self.inner().leases.add(lease, locked.open.resource);
-                let told = GrantedCache::Lease {
-                    key,
-                    state: LeaseState(locked.cache.state.bits()),
-                    epoch: locked.cache.epoch,
-                    breaking: locked.cache.break_in_progress,
-                };
-                (Some(lease), told)
-            }
-            _ => (None, told_oplock(locked.cache.state)),
+        let granted = match request.cache {
+            CacheRequest::Lease { key, .. } => GrantedCache::Lease {
+                key,
+                state: LeaseState(locked.cache.state.bits()),
+                epoch: locked.cache.epoch,
+                breaking: locked.cache.break_in_progress,
+            },
+            _ => told_oplock(locked.cache.state),
         };
         let rule = plan.policy.rule.as_deref();
         let lock = held.into_open().ok_or(VfsError::OpenLost)?;
@@ -360,7 +357,6 @@ impl Tree {
             working,
             writer: Writer::new(self.caller(), self.share()),
             actor: self.inner().actor(self.caller(), &plan.path_hint, rule),
-            lease,
             granted,
             wrote: AtomicBool::new(false),
             keeps_times: AtomicBool::new(false),
@@ -382,11 +378,13 @@ impl Tree {
         node: &Attributes,
         overwrite: bool,
     ) -> Result<AccessMask, VfsError> {
-        let mut wanted = expand_generic(request.access, node.kind == NodeKind::Directory);
+        let mut wanted = AccessMask(map_generic(request.access.0));
         if overwrite {
             check_overwrite(request, node, self.caller().client.protocol)?;
         }
-        let rights = self.rights_at(spot, node, request.flags.backup_intent).await?;
+        let rights = self
+            .rights_at(spot, node, request.flags.backup_intent)
+            .await?;
         let needs_write = overwrite && request.stream.is_none();
         if needs_write && !rights.any(AccessMask::WRITE_DATA) {
             return Err(VfsError::AccessDenied);
@@ -433,7 +431,7 @@ impl Tree {
         request: &OpenRequest,
         node: &Attributes,
     ) -> Result<AccessMask, VfsError> {
-        let wanted = expand_generic(request.access, node.kind == NodeKind::Directory);
+        let wanted = AccessMask(map_generic(request.access.0));
         if !wanted.any(AccessMask::MAXIMUM_ALLOWED) {
             return Ok(wanted);
         }
@@ -462,7 +460,7 @@ impl Tree {
             Ok(()) => Ok(granted),
             Err(_) if request.access.any(AccessMask::MAXIMUM_ALLOWED) && !overwrite => {
                 let left = AccessMask(granted.0 & !WRITE_RIGHTS);
-                let asked = expand_generic(request.access, false);
+                let asked = AccessMask(map_generic(request.access.0));
                 if asked.any(WRITE_RIGHTS) || request.flags.delete_on_close {
                     return self.may_change(policy).map(|()| left);
                 }
@@ -491,10 +489,7 @@ impl Tree {
             (Some(found), _) => Ok((found.stream, false)),
             (None, Disposition::Open | Disposition::Overwrite) => Err(VfsError::NotFound),
             (None, _) => {
-                let rights = self
-                    .inner()
-                    .rights(&self.caller().identity, node)
-                    .await?;
+                let rights = self.inner().rights(&self.caller().identity, node).await?;
                 if !rights.any(AccessMask::WRITE_DATA) {
                     return Err(VfsError::AccessDenied);
                 }
@@ -563,7 +558,8 @@ impl OpenState {
         if self.content.stream != 0 || self.tree.caller().client.protocol != Protocol::Smb {
             return Ok(());
         }
-        let dos = DosAttributes((request.new.dos.0 | DosAttributes::ARCHIVE) & DosAttributes::STORED);
+        let dos =
+            DosAttributes((request.new.dos.0 | DosAttributes::ARCHIVE) & DosAttributes::STORED);
         let now: Timestamp = crate::vfs::now();
         let change = AttributeChange {
             dos: (dos != node.dos).then_some(dos),
@@ -571,7 +567,10 @@ impl OpenState {
             ..AttributeChange::default()
         };
         if change != AttributeChange::default() {
-            self.inner.repo.set_attributes(node.id, change, None).await?;
+            self.inner
+                .repo
+                .set_attributes(node.id, change, None)
+                .await?;
         }
         if node.ea_size != 0 {
             let mut eas = self.inner.repo.eas(node.id).await?;
@@ -624,31 +623,4 @@ fn check_overwrite(
         return Err(VfsError::ReadOnlyAttribute);
     }
     Ok(())
-}
-
-/// Generic bits as specific ones (MS-SMB2 2.2.13.1, MS-DTYP 2.4.3).
-pub(crate) fn expand_generic(mask: AccessMask, _directory: bool) -> AccessMask {
-    const GENERIC: u32 = AccessMask::GENERIC_ALL
-        | AccessMask::GENERIC_EXECUTE
-        | AccessMask::GENERIC_WRITE
-        | AccessMask::GENERIC_READ;
-    let mut bits = mask.0 & !GENERIC;
-    let standard = AccessMask::READ_CONTROL | AccessMask::SYNCHRONIZE;
-    if mask.any(AccessMask::GENERIC_ALL) {
-        bits |= AccessMask::FILE_ALL;
-    }
-    if mask.any(AccessMask::GENERIC_READ) {
-        bits |= AccessMask::READ_DATA | AccessMask::READ_EA | AccessMask::READ_ATTRIBUTES | standard;
-    }
-    if mask.any(AccessMask::GENERIC_WRITE) {
-        bits |= AccessMask::WRITE_DATA
-            | AccessMask::APPEND_DATA
-            | AccessMask::WRITE_EA
-            | AccessMask::WRITE_ATTRIBUTES
-            | standard;
-    }
-    if mask.any(AccessMask::GENERIC_EXECUTE) {
-        bits |= AccessMask::EXECUTE | AccessMask::READ_ATTRIBUTES | standard;
-    }
-    AccessMask(bits)
 }

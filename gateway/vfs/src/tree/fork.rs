@@ -78,7 +78,9 @@ impl Tree {
             format!(" {}", attempt + 1)
         };
         let tail = format!(" (conflicted copy {user} {}{again}){extension}", date());
-        let mut room = COMPONENT_BYTES_MAX.saturating_sub(tail.len()).min(stem.len());
+        let mut room = COMPONENT_BYTES_MAX
+            .saturating_sub(tail.len())
+            .min(stem.len());
         while !stem.is_char_boundary(room) {
             room -= 1;
         }

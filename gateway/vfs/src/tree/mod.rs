@@ -148,9 +148,6 @@ impl Tree {
     /// Whether this caller is told to come back instead of waiting.
     pub(crate) fn polls(&self) -> bool {
         use crate::identity::Protocol;
-        matches!(
-            self.caller.client.protocol,
-            Protocol::Nfs3 | Protocol::Nfs4
-        )
+        matches!(self.caller.client.protocol, Protocol::Nfs3 | Protocol::Nfs4)
     }
 }

@@ -77,7 +77,8 @@ impl Tree {
             } else {
                 filter::LAST_WRITE
             };
-            self.inner().note_write(&working, &self.momentary_writer(), true);
+            self.inner()
+                .note_write(&working, &self.momentary_writer(), true);
             content.write(offset, data).await?;
             self.inner().notify_content(main(node), None, bits);
         }

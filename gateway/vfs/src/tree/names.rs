@@ -1,6 +1,6 @@
 //! Making, removing, linking and listing entries, without an open of the caller's own.
 
-use sluice_repo::{Attributes, Cookie, LastLink, NameRef, NodeId, NodeKind, RepoError, Space};
+use sluice_repo::{Attributes, Cookie, NameRef, NodeId, NodeKind, RepoError, Space};
 
 use crate::error::VfsError;
 use crate::path::check_name;
@@ -38,7 +38,9 @@ impl Tree {
                 CreateMode::Exclusive(verifier) => Some(verifier),
                 _ => None,
             };
-            let made = self.make(folder, name, &new, NodeKind::File, verifier).await;
+            let made = self
+                .make(folder, name, &new, NodeKind::File, verifier)
+                .await;
             gate.release().await;
             match made {
                 Ok(made) => return Ok(made.attributes),
@@ -188,11 +190,7 @@ impl Tree {
         let policy = self.policy_at(&spot, None).await?;
         self.check_create(folder, false, &policy).await?;
         let gate = self.name_gate(dir, name, &policy, self.polls()).await?;
-        let linked = self
-            .inner()
-            .repo
-            .link(node, dir, name, self.case())
-            .await;
+        let linked = self.inner().repo.link(node, dir, name, self.case()).await;
         gate.release().await;
         let mut after = linked?.attributes;
         self.inner()
@@ -244,17 +242,5 @@ impl Tree {
             free: free.min(total),
             nodes,
         })
-    }
-
-    /// Removes an entry that a rename, link or upload of the caller's has replaced or given up, without asking again.
-    pub(crate) async fn unlink_quietly(&self, dir: NodeId, name: &str, node: NodeId) {
-        let entry = NameRef {
-            parent: dir,
-            name,
-            node: Some(node),
-        };
-        if let Err(error) = self.inner().repo.unlink(entry, LastLink::Delete).await {
-            tracing::warn!(node = node.0, %error, "an entry that is not needed stayed");
-        }
     }
 }

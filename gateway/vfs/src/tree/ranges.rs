@@ -114,11 +114,7 @@ impl Tree {
         })
     }
 
-    fn owned_range(
-        &self,
-        node: NodeId,
-        lock: &NfsLock,
-    ) -> Result<lm::OwnedRangeRequest, VfsError> {
+    fn owned_range(&self, node: NodeId, lock: &NfsLock) -> Result<lm::OwnedRangeRequest, VfsError> {
         let range = lm::ByteRange::new(lock.offset, lock.length).ok_or(VfsError::RangeInvalid)?;
         Ok(lm::OwnedRangeRequest {
             resource: lm::ResourceId::main(node.0),

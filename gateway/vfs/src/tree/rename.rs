@@ -74,7 +74,9 @@ impl Tree {
         let replace = match target {
             Some(target) => {
                 let policy = self.policy_at(&change.to, Some(target.id)).await?;
-                let hold = self.hold_for_delete(target.id, &policy, &change.to.name).await?;
+                let hold = self
+                    .hold_for_delete(target.id, &policy, &change.to.name)
+                    .await?;
                 held.push(hold);
                 Replace::Node(target.id, self.last_link(target, 1))
             }

@@ -41,10 +41,8 @@ impl Tree {
         };
         if let Some(dir) = dir {
             let above = self.inner().rights(who, &dir).await?;
-            let sticky = dir.mode & STICKY != 0
-                && !who.admin
-                && who.uid != node.uid
-                && who.uid != dir.uid;
+            let sticky =
+                dir.mode & STICKY != 0 && !who.admin && who.uid != node.uid && who.uid != dir.uid;
             if sticky {
                 rights.0 &= !AccessMask::DELETE;
             } else if above.any(AccessMask::DELETE_CHILD) {
@@ -143,8 +141,7 @@ impl Tree {
         let actor = self
             .inner()
             .actor(self.caller(), name, policy.rule.as_deref());
-        let mut request =
-            lm::OpenRequest::new(name_resource(dir, name), actor, lm::Access::WRITE);
+        let mut request = lm::OpenRequest::new(name_resource(dir, name), actor, lm::Access::WRITE);
         request.on_conflict = on_conflict(policy, poll);
         self.inner().hold(request).await
     }

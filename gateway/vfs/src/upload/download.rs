@@ -83,8 +83,7 @@ impl Download {
         Ok(ReadData {
             parts: parts.into(),
             len,
-            eof: len < length as usize
-                || offset.saturating_add(len as u64) >= self.attributes.size,
+            eof: len < length as usize || offset.saturating_add(len as u64) >= self.attributes.size,
         })
     }
 

@@ -3,7 +3,6 @@
 mod download;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use sluice_lockmgr as lm;
@@ -164,7 +163,12 @@ impl Tree {
             Err(VfsError::Conflict(_)) if policy.on_conflict == OnConflict::Fork => Goal::Fork,
             Err(other) => return Err(other),
         };
-        match self.inner().repo.lookup(dir.id, &spot.name, self.case()).await {
+        match self
+            .inner()
+            .repo
+            .lookup(dir.id, &spot.name, self.case())
+            .await
+        {
             Ok(_) => return Ok(None),
             Err(sluice_repo::RepoError::NotFound) => {}
             Err(error) => return Err(error.into()),
@@ -320,8 +324,7 @@ impl Upload {
                 if inner.locks.state(open).is_none() {
                     return Err(VfsError::OpenLost);
                 }
-                let made =
-                    publish(&tree, &self.dir, &self.name, sealed.manifest, modified).await;
+                let made = publish(&tree, &self.dir, &self.name, sealed.manifest, modified).await;
                 gate.release().await;
                 Ok(UploadReceipt {
                     attributes: made?,
@@ -360,7 +363,13 @@ async fn publish(
     modified: Option<Timestamp>,
 ) -> Result<Attributes, VfsError> {
     let mut record = tree
-        .new_record(dir, &NewNode::default(), NodeKind::File, None, Some(manifest))
+        .new_record(
+            dir,
+            &NewNode::default(),
+            NodeKind::File,
+            None,
+            Some(manifest),
+        )
         .await?;
     record.modified = modified;
     let inner = tree.inner();
@@ -369,6 +378,3 @@ async fn publish(
     inner.notify_entry(crate::ChangeAction::Added, dir.id, name, false);
     Ok(created.attributes)
 }
-
-/// How long an upload waits for other writers when no rule says otherwise.
-pub const UPLOAD_WAIT_DEFAULT: Duration = Duration::from_secs(30);
