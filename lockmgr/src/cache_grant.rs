@@ -189,6 +189,8 @@ pub struct CacheGranted {
     pub epoch: u16,
     /// A break of this lease is under way: SMB2_LEASE_FLAG_BREAK_IN_PROGRESS (MS-SMB2 2.2.14.2.10).
     pub break_in_progress: bool,
+    /// The lease was made with a version 2 context, and is told in that form whatever this request used.
+    pub v2: bool,
 }
 
 /// Tells a holder to give a cache grant back. Told once per break; the table runs its timer.

@@ -21,6 +21,38 @@ pub(crate) struct Who {
     pub lease: Option<GrantKey>,
     pub client: ClientId,
     pub protocol: Protocol,
+    /// It asks for an open, for the first time or again after a wait.
+    pub opening: Option<Turn>,
+}
+
+/// Whether a request is looked at for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    First,
+    Again,
+}
+
+/// What a request is about to do to others' caches.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Calling {
+    pub need: Need,
+    /// It is for writing, which a read delegation does not outlive.
+    pub write: bool,
+    /// A stat open that reads the security descriptor calls back oplocks only.
+    pub spare_leases: bool,
+    /// It writes or locks bytes, which ends the asking open's own level II oplock too (MS-FSA 2.1.5.4, 2.1.5.8).
+    pub own_level2: bool,
+}
+
+impl Calling {
+    pub(crate) fn new(need: Need, write: bool) -> Self {
+        Self {
+            need,
+            write,
+            spare_leases: false,
+            own_level2: false,
+        }
+    }
 }
 
 impl Who {
@@ -60,22 +92,18 @@ impl Document {
                 .is_some_and(|g| g.state.has(CacheState::H))
     }
 
-    /// Calls back whatever others cache of a stream beyond what `need` leaves. `write`: the request is for writing, which
-    /// a read delegation does not outlive. `spare_leases`: a stat open that reads the security descriptor.
+    /// Calls back whatever others cache of a stream beyond what the request's need leaves.
     pub(crate) fn call_back(
         &mut self,
         env: &mut Env,
         stream: u32,
         who: &Who,
-        need: Need,
-        write: bool,
-        spare_leases: bool,
+        calling: Calling,
     ) -> Progress {
-        let nothing_to_do = match need {
-            Need::NoWrite => !self.grants.any_write() && !write,
-            Need::NoHandle | Need::Nothing => !self.grants.any(),
-        };
-        if nothing_to_do {
+        let quiet = calling.need == Need::NoWrite
+            && !self.grants.any_write()
+            && !self.grants.any_breaking();
+        if !self.grants.any() || (quiet && !calling.write) {
             return Progress::Ready;
         }
         let mut progress = Progress::Ready;
@@ -83,10 +111,15 @@ impl Document {
             let Some(grant) = self.grants.at(at) else {
                 break;
             };
-            if grant.stream != stream || who.owns(grant.key) || (spare_leases && grant.is_lease()) {
+            let own_level2 =
+                calling.own_level2 && grant.is_oplock() && grant.state == CacheState::R;
+            if grant.stream != stream
+                || (who.owns(grant.key) && !own_level2)
+                || (calling.spare_leases && grant.is_lease())
+            {
                 continue;
             }
-            match self.call_back_at(env, at, need, write, who.waits_for_readers()) {
+            match self.call_back_at(env, at, calling, Some(who)) {
                 Progress::Ready => {}
                 Progress::Wait(obstacle) => progress = Progress::Wait(obstacle),
                 Progress::Again => return Progress::Again,
@@ -104,7 +137,7 @@ impl Document {
         need: Need,
     ) -> Progress {
         match self.grants.position(stream, key) {
-            Some(at) => self.call_back_at(env, at, need, true, false),
+            Some(at) => self.call_back_at(env, at, Calling::new(need, true), None),
             None => Progress::Ready,
         }
     }
@@ -113,48 +146,46 @@ impl Document {
         &mut self,
         env: &mut Env,
         at: usize,
-        need: Need,
-        write: bool,
-        readers: bool,
+        calling: Calling,
+        who: Option<&Who>,
     ) -> Progress {
         let Some(grant) = self.grants.at_mut(at) else {
             return Progress::Ready;
         };
-        let delegation = grant.is_delegation();
-        let leaves = if delegation {
-            let stays = need == Need::NoWrite && !write && !grant.state.has(CacheState::W);
-            if stays { grant.state } else { CacheState::NONE }
-        } else {
-            need.leaves(grant.state, grant.is_lease())
-        };
-        if leaves == grant.state {
-            return Progress::Ready;
-        }
-        let answers = grant.state != CacheState::R;
-        let must_wait = delegation
-            || !grant.state.common(need.waits_for()).is_empty()
-            || (readers && need == Need::Nothing && answers);
+        let leaves = leaves(grant, calling);
         let obstacle = Obstacle::Grant {
             stream: grant.stream,
             key: grant.key,
         };
-        if let Some(breaking) = &mut grant.breaking {
-            // Told already; what this need wants beyond it is told when the holder has answered.
-            breaking.then = breaking.then.common(leaves);
-            return if must_wait {
+        let wait_if = |wait| {
+            if wait {
                 Progress::Wait(obstacle)
             } else {
                 Progress::Ready
-            };
+            }
+        };
+        // An SMB open waits for any lease break under way, but a first try only if the break is about what it needs.
+        let opening = who
+            .filter(|w| w.protocol == Protocol::Smb)
+            .and_then(|w| w.opening);
+        let lease_breaking = grant.is_lease() && grant.breaking.is_some();
+        if leaves == grant.state {
+            return wait_if(opening.is_some() && lease_breaking);
         }
-        if grant.connected == 0 && !delegation {
+        let readers = who.is_some_and(Who::waits_for_readers);
+        let must_wait = grant.is_delegation()
+            || !grant.state.common(calling.need.waits_for()).is_empty()
+            || (readers && calling.need == Need::Nothing && grant.state != CacheState::R)
+            || (opening == Some(Turn::Again) && lease_breaking);
+        if let Some(breaking) = &mut grant.breaking {
+            // Told already; what this need wants beyond it is told when the holder has answered.
+            breaking.then = breaking.then.common(leaves);
+            return wait_if(must_wait);
+        }
+        if grant.connected == 0 && !grant.is_delegation() {
             return self.take_from_disconnected(env, at, leaves);
         }
-        if self.start_break(env, at, leaves) && must_wait {
-            Progress::Wait(obstacle)
-        } else {
-            Progress::Ready
-        }
+        wait_if(self.start_break(env, at, leaves, true) && must_wait)
     }
 
     /// A disconnected client can't be asked: without handle caching its opens end (MS-SMB2 3.3.4.6, 3.3.4.7).
@@ -181,13 +212,17 @@ impl Document {
     }
 
     /// Tells the holder. True if it has to answer.
-    fn start_break(&mut self, env: &mut Env, at: usize, to: CacheState) -> bool {
+    ///
+    /// `fresh`: not the next step of a break that has just been answered, which keeps its epoch.
+    fn start_break(&mut self, env: &mut Env, at: usize, to: CacheState, fresh: bool) -> bool {
         let document = self.id;
         let Some(grant) = self.grants.at_mut(at) else {
             return false;
         };
         let ack = grant.is_delegation() || grant.state != CacheState::R;
-        grant.bump_epoch();
+        if fresh {
+            grant.bump_epoch();
+        }
         let notice = grant.notice(document, to, ack);
         env.effects.push(Effect::Break {
             sink: Arc::clone(&grant.sink),
@@ -198,19 +233,16 @@ impl Document {
             return false;
         }
         let deadline = env.now.after(env.options.break_timeout);
-        grant.breaking = Some(Breaking {
-            to,
-            then: to,
-            deadline,
-        });
-        env.set_timer(
-            deadline,
-            document,
-            Due::Break {
-                stream: grant.stream,
-                key: grant.key,
+        let (stream, key) = (grant.stream, grant.key);
+        self.grants.set_breaking(
+            at,
+            Breaking {
+                to,
+                then: to,
+                deadline,
             },
         );
+        env.set_timer(deadline, document, Due::Break { stream, key });
         true
     }
 
@@ -246,11 +278,25 @@ impl Document {
         }
         let state = state.valid();
         self.grants.settle(at, state);
-        let then = state.common(breaking.then).valid();
-        if then != state {
-            self.start_break(env, at, then);
-        }
+        self.go_on_breaking(env, at, state.common(breaking.then).valid());
         Ok(state)
+    }
+
+    /// Another request needed more meanwhile: the break goes on, one step at a time, handles before reads.
+    fn go_on_breaking(&mut self, env: &mut Env, at: usize, then: CacheState) {
+        let Some(state) = self.grants.at(at).map(|g| g.state).filter(|s| *s != then) else {
+            return;
+        };
+        let step = if state.has(CacheState::H) && then.is_empty() {
+            CacheState::R
+        } else {
+            then
+        };
+        if self.start_break(env, at, step, false)
+            && let Some(breaking) = self.grants.at_mut(at).and_then(|g| g.breaking.as_mut())
+        {
+            breaking.then = then;
+        }
     }
 
     /// The break timer of a grant ran out: it is gone. True if so.
@@ -389,6 +435,13 @@ impl Document {
             open.grant = Some(key);
         }
         self.raise(at, want, state);
+        if !weighty && self.grants.at(at).is_some_and(|g| !g.state.is_empty()) {
+            // A stat open that caches stands in the way of others' sole right.
+            self.opens.make_weighty(id);
+            if let Some(grant) = self.grants.at_mut(at) {
+                grant.weighty += 1;
+            }
+        }
         self.told(at)
     }
 
@@ -417,6 +470,7 @@ impl Document {
                 state: g.state,
                 epoch: if g.v2 { g.epoch } else { 0 },
                 break_in_progress: g.breaking.is_some(),
+                v2: g.v2,
             })
     }
 
@@ -506,4 +560,13 @@ impl CacheGranted {
     pub fn oplock(&self) -> Option<OplockLevel> {
         OplockLevel::of(self.state)
     }
+}
+
+/// What of a grant may stay.
+fn leaves(grant: &Grant, calling: Calling) -> CacheState {
+    if !grant.is_delegation() {
+        return calling.need.leaves(grant.state, grant.is_lease());
+    }
+    let stays = calling.need == Need::NoWrite && !calling.write && !grant.state.has(CacheState::W);
+    if stays { grant.state } else { CacheState::NONE }
 }

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use crate::byte_range::RangeSet;
 use crate::cache_grant::{GrantKey, RevokeReason};
-use crate::caches::{Progress, Who};
+use crate::caches::{Calling, Progress, Turn, Who};
 use crate::claims::{checked_claim, conflict_of, is_write, lease_key, open_claim, party};
 use crate::conflict::{Claim, ClaimKind};
 use crate::env::{Effect, Env};
@@ -67,10 +67,16 @@ impl Document {
     }
 
     /// Tries a request. `earlier` are the waiters before it in line.
-    pub(crate) fn attempt(&mut self, env: &mut Env, ask: Ask<'_>, earlier: &[Waiter]) -> Verdict {
+    pub(crate) fn attempt(
+        &mut self,
+        env: &mut Env,
+        ask: Ask<'_>,
+        earlier: &[Waiter],
+        turn: Turn,
+    ) -> Verdict {
         loop {
             let step = match ask {
-                Ask::Open(r) => self.try_open(env, r, earlier),
+                Ask::Open(r) => self.try_open(env, r, earlier, turn),
                 Ask::Io(r) => self.try_io(env, r, earlier),
                 Ask::OpenIo { open, kind } => self.try_open_io(env, open, kind),
                 Ask::Ranges(r) => self.try_ranges(env, r, earlier),
@@ -89,7 +95,7 @@ impl Document {
 
     // ---- opens ----
 
-    fn try_open(&mut self, env: &mut Env, r: &OpenRequest, earlier: &[Waiter]) -> Step {
+    fn try_open(&mut self, env: &mut Env, r: &OpenRequest, earlier: &[Waiter], turn: Turn) -> Step {
         let stream = r.resource.stream;
         if self.is_doomed(stream) {
             return Some(Verdict::Denied(Denial::DeletePending));
@@ -104,6 +110,7 @@ impl Document {
             lease: lease_key(&r.cache),
             client: r.actor.client,
             protocol: r.actor.protocol,
+            opening: Some(turn),
         };
         if let Some(stop) = self.share_check(env, stream, &checked, &who, false) {
             return stop;
@@ -130,14 +137,11 @@ impl Document {
             Need::NoWrite
         };
         if self.grants.any() && (r.stat != StatOpen::Attributes || r.overwrite) {
-            match self.call_back(
-                env,
-                stream,
-                &who,
-                need,
-                is_write(&checked),
-                r.stat == StatOpen::ReadControl,
-            ) {
+            let calling = Calling {
+                spare_leases: r.stat == StatOpen::ReadControl,
+                ..Calling::new(need, is_write(&checked))
+            };
+            match self.call_back(env, stream, &who, calling) {
                 Progress::Ready => {}
                 Progress::Wait(obstacle) => return Some(Verdict::Break(obstacle)),
                 Progress::Again => return None,

@@ -83,6 +83,7 @@ pub(crate) struct GrantSet {
     live: u32,
     handle: u32,
     write: u32,
+    breaking: u32,
 }
 
 impl GrantSet {
@@ -105,6 +106,11 @@ impl GrantSet {
         self.handle != 0
     }
 
+    /// True if some break has not been answered.
+    pub(crate) fn any_breaking(&self) -> bool {
+        self.breaking != 0
+    }
+
     pub(crate) fn iter(&self) -> std::slice::Iter<'_, Grant> {
         self.list.iter()
     }
@@ -113,7 +119,7 @@ impl GrantSet {
         self.list.get(at)
     }
 
-    /// For changes that leave state, key and stream alone.
+    /// For changes that leave state, break, key and stream alone.
     pub(crate) fn at_mut(&mut self, at: usize) -> Option<&mut Grant> {
         self.list.get_mut(at)
     }
@@ -176,6 +182,7 @@ impl GrantSet {
         }
         let grant = self.list.swap_remove(at);
         self.count(grant.state, false);
+        self.breaking -= u32::from(grant.breaking.is_some());
         if let Some(index) = &mut self.index {
             index.remove(&(grant.stream, grant.key));
             if let Some(moved) = self.list.get(at) {
@@ -197,7 +204,14 @@ impl GrantSet {
         self.count(state, true);
         if let Some(grant) = self.list.get_mut(at) {
             grant.state = state;
-            grant.breaking = None;
+            self.breaking -= u32::from(grant.breaking.take().is_some());
+        }
+    }
+
+    /// A break was told that needs an answer.
+    pub(crate) fn set_breaking(&mut self, at: usize, breaking: Breaking) {
+        if let Some(grant) = self.list.get_mut(at) {
+            self.breaking += u32::from(grant.breaking.replace(breaking).is_none());
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Rules for I/O, with an open or without, and for changes that call caches back.
 
-use crate::caches::{Progress, Who};
+use crate::caches::{Calling, Progress, Who};
 use crate::claims::{held_open, io_claim, party, touched};
 use crate::conflict::RangeParty;
 use crate::document::{Document, Step};
@@ -19,9 +19,10 @@ impl Document {
             lease: None,
             client: r.actor.client,
             protocol: r.actor.protocol,
+            opening: None,
         };
         let Some((range, write)) = touched(r.kind) else {
-            return self.finish(env, stream, &who, Need::Nothing, true);
+            return self.finish(env, stream, &who, Calling::new(Need::Nothing, true));
         };
         let bind = r.nfs_ranges_mandatory;
         if let Some(obstacle) = self.io_obstacle(stream, party(&r.actor, None), range, write, bind)
@@ -30,7 +31,9 @@ impl Document {
         }
         let place = r.place.filter(|_| matches!(r.kind, IoKind::Write(_)));
         if place.is_some() && self.opens.place(stream, r.actor.client).is_some() {
-            if let Some(stop) = self.stop_of_caches(env, stream, &who, Need::Nothing, true) {
+            if let Some(stop) =
+                self.stop_of_caches(env, stream, &who, Calling::new(Need::Nothing, true))
+            {
                 return stop;
             }
             return Some(self.use_place(env, stream, r, place));
@@ -46,7 +49,7 @@ impl Document {
             return Some(Verdict::Blocked(obstacle));
         }
         let need = if write { Need::Nothing } else { Need::NoWrite };
-        if let Some(stop) = self.stop_of_caches(env, stream, &who, need, write) {
+        if let Some(stop) = self.stop_of_caches(env, stream, &who, Calling::new(need, write)) {
             return stop;
         }
         Some(self.use_place(env, stream, r, place))
@@ -92,15 +95,20 @@ impl Document {
             lease: held.grant,
             client: held.claim.client,
             protocol: held.claim.protocol,
+            opening: None,
         };
         let Some((range, write)) = touched(kind) else {
-            return self.finish(env, stream, &who, Need::Nothing, true);
+            return self.finish(env, stream, &who, Calling::new(Need::Nothing, true));
         };
         if let Some(obstacle) = self.io_obstacle(stream, party, range, write, false) {
             return Some(Verdict::Blocked(obstacle));
         }
         let need = if write { Need::Nothing } else { Need::NoWrite };
-        self.finish(env, stream, &who, need, write)
+        let calling = Calling {
+            own_level2: write,
+            ..Calling::new(need, write)
+        };
+        self.finish(env, stream, &who, calling)
     }
 
     pub(crate) fn try_move(
@@ -116,13 +124,14 @@ impl Document {
             lease,
             client: actor.client,
             protocol: actor.protocol,
+            opening: None,
         };
-        self.finish(env, stream, &who, Need::NoHandle, true)
+        self.finish(env, stream, &who, Calling::new(Need::NoHandle, true))
     }
 
     /// Calls caches back as needed; granted when nobody has to answer first.
-    fn finish(&mut self, env: &mut Env, stream: u32, who: &Who, need: Need, write: bool) -> Step {
-        match self.stop_of_caches(env, stream, who, need, write) {
+    fn finish(&mut self, env: &mut Env, stream: u32, who: &Who, calling: Calling) -> Step {
+        match self.stop_of_caches(env, stream, who, calling) {
             Some(stop) => stop,
             None => Some(Verdict::Granted(Granted::Done)),
         }
@@ -133,13 +142,12 @@ impl Document {
         env: &mut Env,
         stream: u32,
         who: &Who,
-        need: Need,
-        write: bool,
+        calling: Calling,
     ) -> Option<Step> {
         if !self.grants.any() {
             return None;
         }
-        match self.call_back(env, stream, who, need, write, false) {
+        match self.call_back(env, stream, who, calling) {
             Progress::Ready => None,
             Progress::Wait(obstacle) => Some(Some(Verdict::Break(obstacle))),
             Progress::Again => Some(None),

@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 
 use crate::byte_range::{HeldRange, RangeSet};
-use crate::caches::Who;
+use crate::caches::{Calling, Who};
 use crate::claims::{held_open, party, range_claim};
 use crate::conflict::{Claim, RangeParty, io_conflict, lock_conflict};
 use crate::document::{Document, Ranges, Step};
@@ -115,6 +115,7 @@ impl Document {
             lease: open.grant,
             client,
             protocol: open.claim.protocol,
+            opening: None,
         };
         let held = self.range_set(stream).map_or(0, RangeSet::len);
         if held + r.locks.len() > env.options.ranges_max {
@@ -139,7 +140,11 @@ impl Document {
                 party,
             });
         }
-        let stop = self.stop_of_caches(env, stream, &who, Need::Nothing, true);
+        let calling = Calling {
+            own_level2: true,
+            ..Calling::new(Need::Nothing, true)
+        };
+        let stop = self.stop_of_caches(env, stream, &who, calling);
         if stop.is_some() {
             self.undo_ranges(stream, r, r.locks.len());
         }
@@ -173,6 +178,7 @@ impl Document {
             lease: None,
             client: r.actor.client,
             protocol: r.actor.protocol,
+            opening: None,
         };
         let claim = range_claim(&r.actor, r.lock.exclusive);
         if let Some(stop) = self.share_check(env, stream, &claim, &who, false) {
@@ -194,7 +200,9 @@ impl Document {
         {
             return Some(Verdict::Blocked(Obstacle::Waiter(waiter)));
         }
-        if let Some(stop) = self.stop_of_caches(env, stream, &who, Need::Nothing, true) {
+        if let Some(stop) =
+            self.stop_of_caches(env, stream, &who, Calling::new(Need::Nothing, true))
+        {
             return stop;
         }
         self.hold_owned_range(env, r, own);

@@ -178,6 +178,17 @@ impl OpenSet {
         self.list[at].claim = claim;
     }
 
+    /// From now on this open counts against another's sole right to cache.
+    pub(crate) fn make_weighty(&mut self, id: OpenId) {
+        let Some(at) = self.position(id).filter(|at| !self.list[*at].weighty) else {
+            return;
+        };
+        self.list[at].weighty = true;
+        let stream = self.list[at].stream;
+        self.counts_mut(stream).weighty += 1;
+        self.all.weighty += 1;
+    }
+
     pub(crate) fn counts(&self, stream: u32) -> ShareCounts {
         self.streams
             .iter()

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cache_grant::{CacheGranted, CacheSink, CacheState, GrantKey, RevokeReason};
+use crate::caches::Turn;
 use crate::claims::ask_claim;
 use crate::conflict::{Claim, ClaimKind, RangeParty};
 use crate::document::Document;
@@ -140,7 +141,7 @@ impl LockTable {
     pub(crate) fn request_no_wait(&mut self, now: Now, ask: Ask<'_>) -> Option<Result<(), Denial>> {
         self.enter(now);
         let decided = self.on_document(ask.resource().document, |d, env| {
-            match d.attempt(env, ask, &[]) {
+            match d.attempt(env, ask, &[], Turn::First) {
                 Verdict::Granted(_) => Some(Ok(())),
                 Verdict::Denied(denial) => Some(Err(denial)),
                 Verdict::Blocked(o) | Verdict::Deadlock(o) => {
@@ -555,7 +556,7 @@ fn decide(d: &mut Document, env: &mut Env, ask: Ask<'_>) -> Answer {
     let mut queue = std::mem::take(&mut d.queue);
     let key = poll_key(ask);
     let at = key.and_then(|key| queue.iter().position(|w| w.key == Some(key)));
-    let verdict = d.attempt(env, ask, &queue[..at.unwrap_or(queue.len())]);
+    let verdict = d.attempt(env, ask, &queue[..at.unwrap_or(queue.len())], Turn::First);
     let answer = match verdict {
         Verdict::Granted(granted) => Answer::Now(Ok(granted)),
         Verdict::Denied(denial) => Answer::Now(Err(denial)),
@@ -712,7 +713,7 @@ fn reconsider(
     let (earlier, rest) = queue.split_at_mut(at);
     let waiter = rest.first_mut().filter(|w| w.style == Style::Hold)?;
     let ask = waiter.ask.as_ask();
-    let verdict = d.attempt(env, ask, earlier);
+    let verdict = d.attempt(env, ask, earlier, Turn::Again);
     match verdict {
         Verdict::Granted(granted) => Some(Ok(granted)),
         Verdict::Denied(denial) => Some(Err(denial)),
