@@ -1,1 +1,6 @@
-//! sluice-tests
+//! The harness of the project's tests with real clients: starts the built `sluice` in a scratch folder on free loopback
+//! ports, makes users, calls clients, and stops what it started.
+
+pub mod clients;
+pub mod node;
+pub mod tools;

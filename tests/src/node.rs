@@ -1,0 +1,251 @@
+//! One real `sluice` process in a scratch folder, on ports of its own.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+
+use crate::clients::{ftp::FtpClient, nfs3::Nfs3Client, smb::SmbClient};
+
+/// The user that every test node has.
+pub const USER: &str = "tester";
+/// Its password.
+pub const PASSWORD: &str = "Passw0rd!";
+
+/// A running node.
+pub struct TestNode {
+    dir: tempfile::TempDir,
+    child: Option<Child>,
+    /// SMB, NFS, FTP and admin ports on 127.0.0.1.
+    pub ports: Ports,
+}
+
+/// Ports of one node.
+#[derive(Clone, Copy, Debug)]
+pub struct Ports {
+    /// SMB.
+    pub smb: u16,
+    /// NFS.
+    pub nfs: u16,
+    /// FTP control.
+    pub ftp: u16,
+    /// Admin HTTP.
+    pub admin: u16,
+}
+
+/// The built binary: `SLUICE_BIN`, or the one beside this test's own target folder.
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("SLUICE_BIN") {
+        return path.into();
+    }
+    let mut dir = std::env::current_exe().expect("path of this test");
+    dir.pop();
+    if dir.ends_with("deps") {
+        dir.pop();
+    }
+    dir.join("sluice")
+}
+
+fn free_ports() -> anyhow::Result<Ports> {
+    // Held together so that four different ones come out.
+    let listeners = (0..4)
+        .map(|_| TcpListener::bind("127.0.0.1:0"))
+        .collect::<Result<Vec<_>, _>>()?;
+    let port = |at: usize| listeners[at].local_addr().map(|address| address.port());
+    Ok(Ports {
+        smb: port(0)?,
+        nfs: port(1)?,
+        ftp: port(2)?,
+        admin: port(3)?,
+    })
+}
+
+impl TestNode {
+    /// Starts a fresh node with the user [`USER`]; `extra` is added to its configuration file.
+    pub fn start_with(extra: &str) -> anyhow::Result<TestNode> {
+        let dir = tempfile::tempdir()?;
+        let ports = free_ports()?;
+        let base = dir.path().display();
+        let first_passive = 40_000 + (ports.ftp % 200) * 100;
+        let config = format!(
+            "[node]\nname = \"t1\"\nstate_dir = \"{base}/state\"\n\
+             [repository]\nmetadata = \"sqlite://{base}/meta.db\"\ncontent = \"file://{base}/content\"\n\
+             [smb]\nlisten = [\"127.0.0.1:{}\"]\n[nfs]\nlisten = [\"127.0.0.1:{}\"]\n\
+             [ftp]\nlisten = [\"127.0.0.1:{}\"]\npassive_ports = \"{first_passive}-{}\"\n\
+             [admin]\nlisten = [\"127.0.0.1:{}\"]\n{extra}",
+            ports.smb,
+            ports.nfs,
+            ports.ftp,
+            first_passive + 99,
+            ports.admin,
+        );
+        std::fs::write(dir.path().join("sluice.toml"), config)?;
+        let mut node = TestNode {
+            dir,
+            child: None,
+            ports,
+        };
+        node.spawn()?;
+        node.add_user(USER, PASSWORD, 1000)?;
+        Ok(node)
+    }
+
+    /// Starts a fresh node.
+    pub fn start() -> anyhow::Result<TestNode> {
+        TestNode::start_with("")
+    }
+
+    /// The scratch folder.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Starts the process (again) and waits until it says that it is ready.
+    pub fn spawn(&mut self) -> anyhow::Result<()> {
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.dir.path().join("log"))?;
+        let mut child = Command::new(binary())
+            .args(["serve", "--config"])
+            .arg(self.dir.path().join("sluice.toml"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("{} can't be started; build it first", binary().display()))?;
+        let mut lines = BufReader::new(child.stdout.take().context("stdout")?).lines();
+        let ready = lines.find(|line| line.as_ref().map_or(true, |line| line.contains("is ready")));
+        self.child = Some(child);
+        ensure!(
+            matches!(ready, Some(Ok(_))),
+            "the node did not start: {}",
+            self.log()
+        );
+        // The rest of the greeting is read away so that the node never blocks on a full pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        Ok(())
+    }
+
+    /// What the node logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().map_or(0, Child::id)
+    }
+
+    /// Kills it like a power cut would (SIGKILL).
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        if let Some(mut child) = self.child.take() {
+            child.kill()?;
+            child.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Asks it to stop (SIGTERM) and waits; fails if it takes over 20 s.
+    pub fn stop(&mut self) -> anyhow::Result<()> {
+        let Some(mut child) = self.child.take() else {
+            return Ok(());
+        };
+        Command::new("kill").arg(child.id().to_string()).status()?;
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_secs(20) {
+            if let Some(status) = child.try_wait()? {
+                ensure!(status.success(), "it stopped with {status}");
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        child.kill()?;
+        bail!("it did not stop within 20 s")
+    }
+
+    /// Runs a `sluice` command against this node's configuration.
+    pub fn cli(&self, args: &[&str], stdin: &str) -> anyhow::Result<Output> {
+        let mut child = Command::new(binary())
+            .arg("--config")
+            .arg(self.dir.path().join("sluice.toml"))
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        child
+            .stdin
+            .take()
+            .context("stdin")?
+            .write_all(stdin.as_bytes())?;
+        Ok(child.wait_with_output()?)
+    }
+
+    /// Runs a `sluice` command that must succeed; its stdout.
+    pub fn cli_ok(&self, args: &[&str], stdin: &str) -> anyhow::Result<String> {
+        let output = self.cli(args, stdin)?;
+        ensure!(
+            output.status.success(),
+            "sluice {args:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Adds a user.
+    pub fn add_user(&self, name: &str, password: &str, uid: u32) -> anyhow::Result<()> {
+        let (uid, line) = (uid.to_string(), format!("{password}\n"));
+        self.cli_ok(
+            &["user", "add", name, "--password-stdin", "--uid", &uid],
+            &line,
+        )
+        .map(drop)
+    }
+
+    /// Adds a policy rule; its id comes back on the list, not here.
+    pub fn policy(&self, args: &[&str]) -> anyhow::Result<()> {
+        let mut all = vec!["policy", "add", "--share", "docs"];
+        all.extend(args);
+        self.cli_ok(&all, "").map(drop)
+    }
+
+    /// An SMB client on share docs.
+    pub fn smb(&self) -> anyhow::Result<SmbClient> {
+        SmbClient::connect(
+            &format!("127.0.0.1:{}", self.ports.smb),
+            USER,
+            PASSWORD,
+            "docs",
+        )
+    }
+
+    /// An NFSv3 client that calls itself `machine`, and the root handle of docs.
+    pub fn nfs(&self, machine: &str) -> anyhow::Result<(Nfs3Client, Vec<u8>)> {
+        let mut client =
+            Nfs3Client::connect(&format!("127.0.0.1:{}", self.ports.nfs), 1000, machine)?;
+        let root = client.mount("/docs")?;
+        Ok((client, root))
+    }
+
+    /// An FTP client.
+    pub fn ftp(&self) -> anyhow::Result<FtpClient> {
+        FtpClient::connect(&format!("127.0.0.1:{}", self.ports.ftp), USER, PASSWORD)
+    }
+}
+
+impl Drop for TestNode {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the node's log\n{}", self.log());
+        }
+        if let Some(mut child) = self.child.take() {
+            // A failed test must not leave its node behind; nothing more can be done about a failure here.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
