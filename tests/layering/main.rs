@@ -63,7 +63,11 @@ const LICENCES: &[&str] = &[
 fn metadata() -> Metadata {
     MetadataCommand::new()
         .manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
-        .other_options(vec!["--locked".into(), "--offline".into()])
+        .other_options(vec![
+            "--locked".into(),
+            "--filter-platform".into(),
+            "x86_64-unknown-linux-gnu".into(),
+        ])
         .exec()
         .expect("cargo metadata of a built workspace")
 }

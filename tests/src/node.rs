@@ -213,6 +213,44 @@ impl TestNode {
         self.cli_ok(&all, "").map(drop)
     }
 
+    /// What `sluice locks list --json` shows.
+    fn locks(&self) -> anyhow::Result<Vec<serde_json::Value>> {
+        let text = self.cli_ok(&["locks", "list", "--json"], "")?;
+        let value: serde_json::Value = serde_json::from_str(&text)?;
+        value.as_array().cloned().context("a list of locks")
+    }
+
+    fn until(
+        &self,
+        what: &str,
+        fulfilled: impl Fn(&[serde_json::Value]) -> bool,
+    ) -> anyhow::Result<()> {
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_secs(20) {
+            if fulfilled(&self.locks()?) {
+                return Ok(());
+            }
+        }
+        bail!(
+            "{what} did not come about within 20 s: {:#?}",
+            self.locks()?
+        )
+    }
+
+    /// Waits until somebody waits for the document through the protocol: the observable moment, not a guess of time.
+    pub fn wait_for_waiter(&self, path: &str, protocol: &str) -> anyhow::Result<()> {
+        self.until("a waiter", |locks| {
+            locks.iter().any(|lock| {
+                lock["kind"] == "waiter" && lock["path"] == path && lock["protocol"] == protocol
+            })
+        })
+    }
+
+    /// Waits until nobody holds anything.
+    pub fn wait_for_no_locks(&self) -> anyhow::Result<()> {
+        self.until("an empty lock table", <[serde_json::Value]>::is_empty)
+    }
+
     /// An SMB client on share docs.
     pub fn smb(&self) -> anyhow::Result<SmbClient> {
         SmbClient::connect(
