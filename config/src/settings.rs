@@ -130,8 +130,6 @@ pub enum Signing {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Encryption {
-    /// Never.
-    Off,
     /// If the client asks.
     #[default]
     Offered,

@@ -1,1 +1,10 @@
-//! sluice-gateway
+//! The daemon: composes stores, locks, file layer and heads from the settings, serves the admin API, and is its command line.
+//! The only crate that knows every other; it decides nothing about files.
+
+pub mod admin;
+pub mod cli;
+pub mod files;
+pub mod logging;
+pub mod node;
+pub mod tls;
+pub mod welcome;

@@ -1,0 +1,14 @@
+//! `/metrics` in Prometheus' text form. Every name is in this file.
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+
+use super::AdminState;
+
+pub(super) async fn text(State(state): State<AdminState>) -> impl IntoResponse {
+    let mut text = state.vfs.metrics().prometheus();
+    text.push_str("# HELP sluice_ready Whether the heads serve.\n# TYPE sluice_ready gauge\n");
+    text.push_str(&format!("sluice_ready {}\n", u8::from(state.ready.get())));
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
+}

@@ -1,0 +1,105 @@
+//! The admin side: health, readiness, metrics, and the API that the command line speaks. Over TCP the API wants a bearer
+//! token; the control socket is protected by its file's permissions. Decides nothing: every call is one of `sluice_vfs::admin`.
+
+mod api;
+mod auth;
+mod metrics;
+
+pub use auth::Token;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use sluice_vfs::Vfs;
+use tokio::net::{TcpListener, UnixListener};
+use tokio_util::sync::CancellationToken;
+
+/// Whether the heads serve.
+#[derive(Clone, Default)]
+pub struct Readiness(Arc<AtomicBool>);
+
+impl Readiness {
+    /// Sets it.
+    pub fn set(&self, ready: bool) {
+        self.0.store(ready, Ordering::Release);
+    }
+
+    /// Reads it.
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// What the handlers share.
+#[derive(Clone)]
+pub struct AdminState {
+    vfs: Vfs,
+    auth: Arc<auth::Auth>,
+    ready: Readiness,
+}
+
+impl AdminState {
+    /// For a running node.
+    pub fn new(vfs: Vfs, token: Token, ready: Readiness) -> AdminState {
+        AdminState {
+            auth: Arc::new(auth::Auth::new(token, vfs.accounts())),
+            vfs,
+            ready,
+        }
+    }
+}
+
+/// The API without authentication: for the control socket and for commands on a stopped repository.
+pub fn trusted_router(vfs: Vfs) -> Router {
+    Router::new().nest("/api/v1", api::router(vfs))
+}
+
+fn public_router(state: AdminState) -> Router {
+    let api = api::router(state.vfs.clone()).layer(axum::middleware::from_fn_with_state(
+        state.auth.clone(),
+        auth::require,
+    ));
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics::text))
+        .route("/api/v1/login", axum::routing::post(auth::login))
+        .nest("/api/v1", api)
+        .with_state(state)
+}
+
+async fn ready(State(state): State<AdminState>) -> (StatusCode, &'static str) {
+    let down = |why| (StatusCode::SERVICE_UNAVAILABLE, why);
+    if !state.ready.get() {
+        return down("the heads are not serving\n");
+    }
+    match state.vfs.admin().probe().await {
+        Ok(()) => (StatusCode::OK, "ready\n"),
+        Err(error) => {
+            tracing::warn!(%error, "not ready");
+            down("the repository can't be reached; the log says why\n")
+        }
+    }
+}
+
+/// Serves one TCP address until `stop`.
+pub async fn serve_tcp(listener: TcpListener, state: AdminState, stop: CancellationToken) {
+    let app = public_router(state);
+    let served = axum::serve(listener, app).with_graceful_shutdown(async move { stop.cancelled().await });
+    if let Err(error) = served.await {
+        tracing::error!(%error, "the admin address stopped serving");
+    }
+}
+
+/// Serves the control socket until `stop`.
+pub async fn serve_control(listener: UnixListener, state: AdminState, stop: CancellationToken) {
+    let app = trusted_router(state.vfs);
+    let served = axum::serve(listener, app).with_graceful_shutdown(async move { stop.cancelled().await });
+    if let Err(error) = served.await {
+        tracing::error!(%error, "the control socket stopped serving");
+    }
+}
