@@ -148,7 +148,7 @@ impl Node {
         };
         let ftp = match &settings.ftp {
             Some(ftp) => Some(
-                sluice_ftp::FtpServer::bind(vfs.clone(), ftp_options(ftp, settings)?)
+                sluice_ftp::FtpServer::bind(ftp_options(ftp, settings)?, vfs.clone())
                     .await
                     .context("ftp.listen: choose a free address")?,
             ),
