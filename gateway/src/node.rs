@@ -10,7 +10,7 @@ use anyhow::Context;
 use sluice_config::{ContentUri, Encryption, FtpTls, MetadataUri, Settings, Signing};
 use sluice_lockmgr::{LockOptions, LockService, MonotonicClock};
 use sluice_repo::{ContentStore, Repository};
-use sluice_repo_content::{ContentOptions, LocalContent};
+use sluice_repo_content::{Folder, Options as ContentOptions, Store};
 use sluice_repo_sqlite::{Options as SqliteOptions, SqliteRepository};
 use sluice_vfs::{Vfs, VfsOptions, VfsTimes};
 use tokio::net::{TcpListener, UnixListener};
@@ -83,11 +83,10 @@ pub async fn open_stack(settings: &Settings) -> anyhow::Result<Stack> {
                 format!("repository.metadata: {} can't be opened", database.display())
             })?,
     );
-    let content: Arc<dyn ContentStore> = Arc::new(
-        LocalContent::open(ContentOptions::new(folder))
-            .await
-            .with_context(|| format!("repository.content: {} can't be used", folder.display()))?,
-    );
+    let unusable = || format!("repository.content: {} can't be used", folder.display());
+    let objects = Arc::new(Folder::open(folder).with_context(unusable)?);
+    let content: Arc<dyn ContentStore> =
+        Arc::new(Store::new(objects, ContentOptions::default()).with_context(unusable)?);
     let mut times = VfsTimes::default();
     if let Some(nfs) = &settings.nfs {
         times.place_idle = Duration::from_millis(nfs.writer_idle_ms);
