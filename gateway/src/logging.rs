@@ -9,8 +9,12 @@ use tracing_subscriber::EnvFilter;
 /// # Errors
 /// A filter that can't be parsed.
 pub fn start(log: &Log) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&log.level)
-        .with_context(|| format!("log.level \"{}\" is not a log filter; write for example \"info\"", log.level))?;
+    let filter = EnvFilter::try_new(&log.level).with_context(|| {
+        format!(
+            "log.level \"{}\" is not a log filter; write for example \"info\"",
+            log.level
+        )
+    })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

@@ -72,7 +72,10 @@ pub async fn open_stack(settings: &Settings) -> anyhow::Result<Stack> {
     let ContentUri::Folder(folder) = &settings.repository.content else {
         anyhow::bail!("repository.content: this version keeps content in a folder only");
     };
-    if let Some(parent) = database.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+    if let Some(parent) = database
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+    {
         make_folder(parent, "repository.metadata")?;
     }
     make_folder(folder, "repository.content")?;
@@ -80,7 +83,10 @@ pub async fn open_stack(settings: &Settings) -> anyhow::Result<Stack> {
         SqliteRepository::open(SqliteOptions::new(database))
             .await
             .with_context(|| {
-                format!("repository.metadata: {} can't be opened", database.display())
+                format!(
+                    "repository.metadata: {} can't be opened",
+                    database.display()
+                )
             })?,
     );
     let unusable = || format!("repository.content: {} can't be used", folder.display());
@@ -191,7 +197,15 @@ impl Node {
     /// # Errors
     /// Something could not be committed at the end.
     pub async fn serve(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let Node { stack, smb, nfs, ftp, admin, control, token } = self;
+        let Node {
+            stack,
+            smb,
+            nfs,
+            ftp,
+            admin,
+            control,
+            token,
+        } = self;
         let heads = TaskTracker::new();
         if let Some(smb) = smb {
             let stop = stop.clone();
@@ -213,7 +227,11 @@ impl Node {
         let state = admin::AdminState::new(stack.vfs.clone(), token, ready.clone());
         let services_stop = CancellationToken::new();
         for listener in admin {
-            services.spawn(admin::serve_tcp(listener, state.clone(), services_stop.clone()));
+            services.spawn(admin::serve_tcp(
+                listener,
+                state.clone(),
+                services_stop.clone(),
+            ));
         }
         services.spawn(admin::serve_control(
             control.listener,
@@ -271,7 +289,11 @@ fn ftp_options(
         names.extend(ftp.listen.iter().map(|address| address.ip().to_string()));
         names.dedup();
         let configured = ftp.tls_cert.as_deref().zip(ftp.tls_key.as_deref());
-        Some(crate::tls::server_config(configured, &settings.node.state_dir, &names)?)
+        Some(crate::tls::server_config(
+            configured,
+            &settings.node.state_dir,
+            &names,
+        )?)
     };
     Ok(sluice_ftp::FtpOptions {
         listen: ftp.listen.clone(),

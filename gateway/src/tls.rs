@@ -22,7 +22,12 @@ pub fn server_config(
     };
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&cert)
         .and_then(|certs| certs.collect())
-        .with_context(|| format!("ftp.tls_cert: {} is not a readable PEM certificate", cert.display()))?;
+        .with_context(|| {
+            format!(
+                "ftp.tls_cert: {} is not a readable PEM certificate",
+                cert.display()
+            )
+        })?;
     let private = PrivateKeyDer::from_pem_file(&key)
         .with_context(|| format!("ftp.tls_key: {} is not a readable PEM key", key.display()))?;
     let config = rustls::ServerConfig::builder_with_provider(Arc::new(
@@ -32,7 +37,13 @@ pub fn server_config(
     .context("no TLS version is usable")?
     .with_no_client_auth()
     .with_single_cert(chain, private)
-    .with_context(|| format!("ftp.tls_key: {} does not fit {}", key.display(), cert.display()))?;
+    .with_context(|| {
+        format!(
+            "ftp.tls_key: {} does not fit {}",
+            key.display(),
+            cert.display()
+        )
+    })?;
     Ok(Arc::new(config))
 }
 

@@ -18,10 +18,20 @@ pub fn text(settings: &Settings, first_password: Option<&str>) -> String {
     }
     let _ = writeln!(out, "\nConnect to the share \"docs\":");
     if let Some((host, port)) = settings.smb.as_ref().and_then(|smb| first(&smb.listen)) {
-        let _ = writeln!(out, "  Windows      net use S: \\\\{host}\\docs /user:{user}{}", windows_port(port));
+        let _ = writeln!(
+            out,
+            "  Windows      net use S: \\\\{host}\\docs /user:{user}{}",
+            windows_port(port)
+        );
         let _ = writeln!(out, "  macOS        open 'smb://{user}@{host}:{port}/docs'");
-        let _ = writeln!(out, "  Linux        sudo mount -t cifs //{host}/docs /mnt -o port={port},user={user}");
-        let _ = writeln!(out, "               smbclient //{host}/docs -p {port} -U {user}");
+        let _ = writeln!(
+            out,
+            "  Linux        sudo mount -t cifs //{host}/docs /mnt -o port={port},user={user}"
+        );
+        let _ = writeln!(
+            out,
+            "               smbclient //{host}/docs -p {port} -U {user}"
+        );
     }
     if let Some((host, port)) = settings.nfs.as_ref().and_then(|nfs| first(&nfs.listen)) {
         let _ = writeln!(
@@ -34,11 +44,24 @@ pub fn text(settings: &Settings, first_password: Option<&str>) -> String {
         );
     }
     if let Some((host, port)) = settings.ftp.as_ref().and_then(|ftp| first(&ftp.listen)) {
-        let _ = writeln!(out, "  FTP          lftp -u {user} -p {port} {host}    then: cd docs");
-        let _ = writeln!(out, "               curl -u {user} -T FILE ftp://{host}:{port}/docs/");
+        let _ = writeln!(
+            out,
+            "  FTP          lftp -u {user} -p {port} {host}    then: cd docs"
+        );
+        let _ = writeln!(
+            out,
+            "               curl -u {user} -T FILE ftp://{host}:{port}/docs/"
+        );
     }
-    if let Some((host, port)) = settings.admin.as_ref().and_then(|admin| first(&admin.listen)) {
-        let _ = writeln!(out, "  Admin        curl http://{host}:{port}/readyz    (also /healthz, /metrics)");
+    if let Some((host, port)) = settings
+        .admin
+        .as_ref()
+        .and_then(|admin| first(&admin.listen))
+    {
+        let _ = writeln!(
+            out,
+            "  Admin        curl http://{host}:{port}/readyz    (also /healthz, /metrics)"
+        );
     }
     out
 }

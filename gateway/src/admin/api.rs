@@ -9,7 +9,7 @@ use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use sluice_vfs::Vfs;
-use sluice_vfs::admin::{
+use sluice_vfs::{
     AdminError, LockQuery, NewRule, NewUser, Password, PolicyQuestion, ShareChange, Simulation,
 };
 
@@ -29,7 +29,11 @@ impl<T: Serialize> IntoResponse for Answer<T> {
             AdminError::Repository(_) => StatusCode::SERVICE_UNAVAILABLE,
             AdminError::Refused(_) => StatusCode::CONFLICT,
         };
-        (status, Json(serde_json::json!({ "error": error.to_string() }))).into_response()
+        (
+            status,
+            Json(serde_json::json!({ "error": error.to_string() })),
+        )
+            .into_response()
     }
 }
 
@@ -218,5 +222,9 @@ async fn versions(
 }
 
 async fn restore(State(vfs): State<Vfs>, Json(wanted): Json<Restore>) -> impl IntoResponse {
-    Answer(vfs.admin().restore_version(&wanted.path, wanted.version).await)
+    Answer(
+        vfs.admin()
+            .restore_version(&wanted.path, wanted.version)
+            .await,
+    )
 }

@@ -40,7 +40,10 @@ impl Token {
     pub fn load_or_make(path: &Path) -> anyhow::Result<Token> {
         match std::fs::read_to_string(path) {
             Ok(text) if text.trim().len() >= 32 => Ok(Token(text.trim().to_owned())),
-            Ok(_) => anyhow::bail!("{} holds no token; delete it to get a new one", path.display()),
+            Ok(_) => anyhow::bail!(
+                "{} holds no token; delete it to get a new one",
+                path.display()
+            ),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let token = random_token()?;
                 crate::files::write_private(path, token.as_bytes())?;
@@ -70,8 +73,13 @@ impl Auth {
 
     fn accepts(&self, offered: &str) -> bool {
         let (a, b) = (self.fixed.0.as_bytes(), offered.as_bytes());
-        let same = a.len() == b.len() && a.iter().zip(b).fold(0, |diff, (x, y)| diff | (x ^ y)) == 0;
-        same || self.logins.lock().get(offered).is_some_and(|ends| *ends > Instant::now())
+        let same =
+            a.len() == b.len() && a.iter().zip(b).fold(0, |diff, (x, y)| diff | (x ^ y)) == 0;
+        same || self
+            .logins
+            .lock()
+            .get(offered)
+            .is_some_and(|ends| *ends > Instant::now())
     }
 }
 
@@ -107,10 +115,18 @@ pub(super) struct Login {
 
 pub(super) async fn login(State(state): State<AdminState>, Json(login): Json<Login>) -> Response {
     let from = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-    let identity = match state.auth.accounts.check_password(&login.user, &login.password, from).await {
+    let identity = match state
+        .auth
+        .accounts
+        .check_password(&login.user, &login.password, from)
+        .await
+    {
         Ok(identity) if identity.admin => identity,
         Ok(_) | Err(LoginRefused::Wrong) => {
-            return refuse(StatusCode::FORBIDDEN, "unknown administrator or wrong password");
+            return refuse(
+                StatusCode::FORBIDDEN,
+                "unknown administrator or wrong password",
+            );
         }
         Err(error) => return refuse(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
     };
@@ -121,10 +137,14 @@ pub(super) async fn login(State(state): State<AdminState>, Json(login): Json<Log
     let mut logins = state.auth.logins.lock();
     logins.retain(|_, ends| *ends > now);
     if logins.len() >= LOGINS_MAX {
-        return refuse(StatusCode::SERVICE_UNAVAILABLE, "too many logins; try again later");
+        return refuse(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too many logins; try again later",
+        );
     }
     logins.insert(token.clone(), now + LOGIN_LASTS);
     drop(logins);
     tracing::info!(user = %identity.name, "administrator logged in to the API");
-    Json(serde_json::json!({ "token": token, "expires_in_s": LOGIN_LASTS.as_secs() })).into_response()
+    Json(serde_json::json!({ "token": token, "expires_in_s": LOGIN_LASTS.as_secs() }))
+        .into_response()
 }

@@ -77,7 +77,7 @@ async fn ready(State(state): State<AdminState>) -> (StatusCode, &'static str) {
     if !state.ready.get() {
         return down("the heads are not serving\n");
     }
-    match state.vfs.admin().probe().await {
+    match state.vfs.probe().await {
         Ok(()) => (StatusCode::OK, "ready\n"),
         Err(error) => {
             tracing::warn!(%error, "not ready");
@@ -89,7 +89,8 @@ async fn ready(State(state): State<AdminState>) -> (StatusCode, &'static str) {
 /// Serves one TCP address until `stop`.
 pub async fn serve_tcp(listener: TcpListener, state: AdminState, stop: CancellationToken) {
     let app = public_router(state);
-    let served = axum::serve(listener, app).with_graceful_shutdown(async move { stop.cancelled().await });
+    let served =
+        axum::serve(listener, app).with_graceful_shutdown(async move { stop.cancelled().await });
     if let Err(error) = served.await {
         tracing::error!(%error, "the admin address stopped serving");
     }
@@ -98,7 +99,8 @@ pub async fn serve_tcp(listener: TcpListener, state: AdminState, stop: Cancellat
 /// Serves the control socket until `stop`.
 pub async fn serve_control(listener: UnixListener, state: AdminState, stop: CancellationToken) {
     let app = trusted_router(state.vfs);
-    let served = axum::serve(listener, app).with_graceful_shutdown(async move { stop.cancelled().await });
+    let served =
+        axum::serve(listener, app).with_graceful_shutdown(async move { stop.cancelled().await });
     if let Err(error) = served.await {
         tracing::error!(%error, "the control socket stopped serving");
     }

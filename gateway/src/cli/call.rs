@@ -33,7 +33,9 @@ impl Door {
         }
         let stack = open_stack(settings).await?;
         if let Some(password) = &stack.first_password {
-            eprintln!("sluice: the repository is new: user \"admin\" has the password {password} (shown once)");
+            eprintln!(
+                "sluice: the repository is new: user \"admin\" has the password {password} (shown once)"
+            );
         }
         let router = crate::admin::trusted_router(stack.vfs.clone());
         Ok(Door::Stopped(router, Box::new(stack)))
@@ -51,7 +53,9 @@ impl Door {
             .uri(format!("/api/v1{path}"))
             .header(header::HOST, "sluice")
             .header(header::CONTENT_TYPE, "application/json")
-            .body(Body::from(body.map_or(String::new(), |body| body.to_string())))
+            .body(Body::from(
+                body.map_or(String::new(), |body| body.to_string()),
+            ))
             .context("the request can't be made")?;
         match self {
             Door::Running(socket) => answer(over_socket(socket, request).await?).await,

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use axum::http::Method;
 use serde_json::{Value, json};
 use sluice_config::{EnvOverrides, Settings};
-use sluice_vfs::admin::{
+use sluice_vfs::{
     CheckRecord, GcRecord, LockExplanation, LockRecord, PolicyExplanation, RuleRecord,
     SessionRecord, ShareRecord, SimulatedChange, UserRecord, VersionRecord,
 };
@@ -144,7 +144,14 @@ fn read_password(stdin: bool) -> anyhow::Result<String> {
 
 async fn user(door: &Door, command: UserCommand) -> anyhow::Result<String> {
     match command {
-        UserCommand::Add { name, password_stdin, uid, gid, groups, admin } => {
+        UserCommand::Add {
+            name,
+            password_stdin,
+            uid,
+            gid,
+            groups,
+            admin,
+        } => {
             let body = json!({
                 "name": name, "password": read_password(password_stdin)?, "uid": uid, "gid": gid,
                 "groups": groups, "admin": admin,
@@ -152,7 +159,10 @@ async fn user(door: &Door, command: UserCommand) -> anyhow::Result<String> {
             post(door, "/users", body).await?;
             Ok(format!("user {name} added\n"))
         }
-        UserCommand::Passwd { name, password_stdin } => {
+        UserCommand::Passwd {
+            name,
+            password_stdin,
+        } => {
             let body = json!({ "password": read_password(password_stdin)? });
             let path = format!("/users/{}/password", component(&name));
             door.call(Method::PUT, &path, Some(body)).await?;
@@ -254,7 +264,14 @@ async fn policy(door: &Door, command: PolicyCommand) -> anyhow::Result<String> {
             door.call(Method::DELETE, &path, None).await?;
             Ok(format!("rule {id} removed\n"))
         }
-        PolicyCommand::Explain { share, protocol, user, client, path, read } => {
+        PolicyCommand::Explain {
+            share,
+            protocol,
+            user,
+            client,
+            path,
+            read,
+        } => {
             let question = json!({
                 "share": share, "protocol": protocol, "user": user, "client": client, "path": path,
             });
@@ -272,7 +289,11 @@ async fn policy(door: &Door, command: PolicyCommand) -> anyhow::Result<String> {
 fn explained(explanation: &PolicyExplanation) -> String {
     let mut text = String::new();
     for verdict in &explanation.considered {
-        let applies = if verdict.applies { "applies" } else { "does not apply" };
+        let applies = if verdict.applies {
+            "applies"
+        } else {
+            "does not apply"
+        };
         text.push_str(&format!("rule {} {applies}: {}\n", verdict.id, verdict.why));
     }
     for sentence in &explanation.outcome {
@@ -321,7 +342,12 @@ async fn nodes(door: &Door, read: ReadArgs) -> anyhow::Result<String> {
     let mut text = String::from("NAME  STATE  VERSION\n");
     for node in value.as_array().into_iter().flatten() {
         let word = |key: &str| node[key].as_str().unwrap_or("-").to_owned();
-        text.push_str(&format!("{}  {}  {}\n", word("name"), word("state"), word("version")));
+        text.push_str(&format!(
+            "{}  {}  {}\n",
+            word("name"),
+            word("state"),
+            word("version")
+        ));
     }
     Ok(text)
 }
@@ -345,7 +371,9 @@ async fn check(door: &Door, repair: bool, read: ReadArgs) -> anyhow::Result<Stri
         return Ok(text);
     }
     print!("{text}");
-    bail!("{left} problems are left; see the list, and use --repair for those that can be repaired without losing content")
+    bail!(
+        "{left} problems are left; see the list, and use --repair for those that can be repaired without losing content"
+    )
 }
 
 async fn version(door: &Door, command: VersionCommand) -> anyhow::Result<String> {
@@ -357,7 +385,10 @@ async fn version(door: &Door, command: VersionCommand) -> anyhow::Result<String>
         VersionCommand::Restore { path, version } => {
             let body = json!({ "path": path, "version": version });
             let value = post(door, "/versions/restore", body).await?;
-            Ok(format!("{path} is restored as version {}\n", value["version"]))
+            Ok(format!(
+                "{path} is restored as version {}\n",
+                value["version"]
+            ))
         }
     }
 }

@@ -59,6 +59,57 @@ pub struct Metrics {
 }
 
 impl Metrics {
+    /// All counters in Prometheus' text form; every name starts with `sluice_`.
+    pub fn prometheus(&self) -> String {
+        let families = [
+            ("opens", "Opens granted.", &self.opens),
+            ("reads", "Read calls.", &self.reads),
+            ("writes", "Write calls.", &self.writes),
+            ("read_bytes", "Bytes read.", &self.bytes_read),
+            ("written_bytes", "Bytes written.", &self.bytes_written),
+            (
+                "conflicts",
+                "Requests refused because of what others hold.",
+                &self.conflicts,
+            ),
+            ("delays", "Requests told to come back later.", &self.delays),
+            ("breaks", "Caching rights called back.", &self.breaks),
+        ];
+        let mut text = String::new();
+        for (name, help, counters) in families {
+            text.push_str(&format!(
+                "# HELP sluice_{name}_total {help}\n# TYPE sluice_{name}_total counter\n"
+            ));
+            for protocol in [
+                Protocol::Smb,
+                Protocol::Nfs3,
+                Protocol::Nfs4,
+                Protocol::Ftp,
+                Protocol::Admin,
+            ] {
+                let (word, count) = (protocol.name(), counters.get(protocol));
+                text.push_str(&format!(
+                    "sluice_{name}_total{{protocol=\"{word}\"}} {count}\n"
+                ));
+            }
+        }
+        for (name, help, counter) in [
+            ("commits", "Contents committed.", &self.commits),
+            (
+                "commit_failures",
+                "Commits that failed.",
+                &self.commit_failures,
+            ),
+            ("forks", "Conflicted copies made.", &self.forks),
+        ] {
+            let count = counter.load(Ordering::Relaxed);
+            text.push_str(&format!(
+                "# HELP sluice_{name}_total {help}\n# TYPE sluice_{name}_total counter\nsluice_{name}_total {count}\n"
+            ));
+        }
+        text
+    }
+
     pub(crate) fn count(counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
     }

@@ -159,6 +159,16 @@ impl Vfs {
         Ok(())
     }
 
+    /// Whether both stores answer, the content store by taking new objects.
+    ///
+    /// # Errors
+    /// The store's own words.
+    pub async fn probe(&self) -> Result<(), VfsError> {
+        self.inner.repo.get(sluice_repo::ROOT).await?;
+        self.inner.store.probe().await?;
+        Ok(())
+    }
+
     /// This node's name (`node.name`).
     pub fn node_name(&self) -> &str {
         &self.inner.node
