@@ -189,11 +189,13 @@ fn supersede(tx: &mut Tx<'_>, commit: &Commit, current: &Current) -> Result<()> 
     }
     let policy = commit.versions.unwrap_or_default();
     let same_session = current.session == commit.session.0.to_be_bytes();
-    let gone = if content.stream != 0 || same_session || policy.count == 0 {
-        delete_version(tx, content, current.version)?
-    } else {
-        prune(tx, content, current.version + 1, policy)?
-    };
+    let mut gone = false;
+    if content.stream != 0 || same_session {
+        gone |= delete_version(tx, content, current.version)?;
+    }
+    if content.stream == 0 {
+        gone |= prune(tx, content, current.version + 1, policy)?;
+    }
     if gone {
         purge::give_up_objects(tx, content)?;
     }
