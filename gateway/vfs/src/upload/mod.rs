@@ -48,6 +48,9 @@ const RACES_MAX: usize = 16;
 /// Names tried for a conflicted copy.
 const FORK_TRIES_MAX: u32 = 100;
 
+/// Bytes read at once while a document is copied.
+const COPY_BYTES: u32 = 4 << 20;
+
 /// Where the content goes at the commit.
 enum Goal {
     /// Into a document, on top of this version unless it replaces whatever is there.
@@ -223,7 +226,11 @@ impl Tree {
                 ));
             }
         };
-        let content = self.inner().store.working(base);
+        let content = match goal {
+            // Objects belong to one document: a copy gets the bytes again.
+            Goal::Fork if start > 0 => self.copy_of(&base, start).await?,
+            _ => self.inner().store.working(base),
+        };
         if content.len() != start {
             content.set_len(start).await?;
         }
@@ -237,6 +244,32 @@ impl Tree {
             start,
             taken: 0,
         })
+    }
+}
+
+impl Tree {
+    async fn copy_of(
+        &self,
+        base: &Arc<Manifest>,
+        len: u64,
+    ) -> Result<Arc<dyn WorkingContent>, VfsError> {
+        let store = &self.inner().store;
+        let source = store.working(base.clone());
+        let content = store.working(Arc::new(Manifest::default()));
+        let mut offset = 0;
+        while offset < len {
+            let piece = u32::try_from(len - offset).unwrap_or(u32::MAX);
+            let parts = source.read(offset, piece.min(COPY_BYTES)).await?;
+            if parts.is_empty() {
+                break;
+            }
+            for part in parts {
+                let bytes = part.len() as u64;
+                content.write(offset, part).await?;
+                offset += bytes;
+            }
+        }
+        Ok(content)
     }
 }
 
