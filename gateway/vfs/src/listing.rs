@@ -65,11 +65,19 @@ fn size_words(bytes: u64) -> String {
 
 /// A moment as RFC 3339 text in UTC, to the millisecond: `2026-11-22T03:28:12.000Z`.
 pub fn rfc3339(time: SystemTime) -> String {
-    let millis = match time.duration_since(UNIX_EPOCH) {
+    rfc3339_ms(millis_of(time))
+}
+
+/// The wall clock in milliseconds since 1970.
+pub(crate) fn unix_ms() -> i64 {
+    millis_of(SystemTime::now())
+}
+
+fn millis_of(time: SystemTime) -> i64 {
+    match time.duration_since(UNIX_EPOCH) {
         Ok(after) => i64::try_from(after.as_millis()).unwrap_or(i64::MAX),
         Err(before) => -i64::try_from(before.duration().as_millis()).unwrap_or(i64::MAX),
-    };
-    rfc3339_ms(millis)
+    }
 }
 
 /// As [`rfc3339`], from milliseconds since 1970.

@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 use sluice_repo::{
-    Group, PolicyRule, RepoError, Repository, Share as ShareEntry, ShareId, Sid, User, UserId,
-    fold_name,
+    Group, PolicyRule, RepoError, Repository, Share as ShareEntry, ShareId, Sid, User, fold_name,
 };
 
 use crate::error::VfsError;
@@ -128,11 +127,6 @@ impl Directory {
     /// The account with this uid.
     pub(crate) fn user_of_uid(&self, uid: u32) -> Option<&User> {
         self.users.get(*self.by_uid.get(&uid)?)
-    }
-
-    /// The account with this number.
-    pub(crate) fn user_of_id(&self, id: UserId) -> Option<&User> {
-        self.users.iter().find(|user| user.id == id)
     }
 
     /// SID of a uid: the account's, or one made of the bare number.

@@ -451,6 +451,38 @@ impl Inner {
         task.await.unwrap_or(Err(VfsError::Io))
     }
 
+    /// Makes a kept version the present content again. Uncommitted writes are committed before, so that they are a version of their own.
+    pub(crate) async fn restore_content(
+        self: &Arc<Self>,
+        working: &Arc<Working>,
+        version: Version,
+        origin: Origin,
+    ) -> Result<sluice_repo::Committed, VfsError> {
+        let (inner, working) = (self.clone(), working.clone());
+        let task = self.runtime.spawn(async move {
+            let _turn = working.turn.lock().await;
+            inner.commit_working(&working).await?;
+            let base = working.state.lock().base;
+            let node = working.id.node;
+            let fence = FencingToken::default();
+            let manifest = inner.repo.version(node, version).await?;
+            let restored = inner
+                .repo
+                .restore(node, version, base, fence, origin)
+                .await?;
+            let mut state = working.state.lock();
+            state.base = restored.version;
+            state.manifest = manifest.clone();
+            state.modified = None;
+            state.committed = Some((restored.attributes.modified, restored.attributes.changed));
+            if let Some(content) = working.content.get() {
+                content.reset(manifest);
+            }
+            Ok(restored)
+        });
+        task.await.unwrap_or(Err(VfsError::Io))
+    }
+
     /// Commits what has been idle for a while, until the gateway stops.
     pub(crate) async fn commit_idle_contents(self: Arc<Self>) {
         let mut tick = tokio::time::interval(Duration::from_millis(500));

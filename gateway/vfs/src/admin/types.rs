@@ -390,8 +390,6 @@ pub struct CheckRecord {
     pub nodes: u64,
     /// Content versions looked at.
     pub versions: u64,
-    /// Objects whose bytes were compared with their checksums.
-    pub objects: u64,
     /// Contradictions, one sentence each (at most 1,000 are listed).
     pub problems: Vec<String>,
     /// How many of them were repaired.
@@ -402,13 +400,13 @@ pub struct CheckRecord {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GcRecord {
     /// Objects deleted that no version needs any more.
-    pub objects: u64,
+    pub given_up: u64,
     /// Objects deleted that no version ever named.
-    pub orphans: u64,
-    /// Left-overs of broken uploads deleted.
-    pub leftovers: u64,
-    /// Bytes freed, as far as known.
-    pub bytes: u64,
+    pub unreferenced: u64,
+    /// Their bytes.
+    pub unreferenced_bytes: u64,
+    /// Objects that are in use.
+    pub kept: u64,
 }
 
 /// What the first start on an empty repository made. Shown once, never stored in clear.

@@ -32,14 +32,6 @@ pub(crate) struct Creator<'a> {
     pub(crate) group: &'a Sid,
 }
 
-/// Whether the ACL has anything for children.
-pub(crate) fn has_inheritable(acl: &Acl) -> bool {
-    let heritable = |ace: &Ace| ace.flags & (OBJECT_INHERIT | CONTAINER_INHERIT) != 0;
-    acl.dacl
-        .as_ref()
-        .is_some_and(|dacl| dacl.iter().any(heritable))
-}
-
 /// The ACL inherited from a folder with `parent`; `None` if it has nothing for a child of this kind.
 pub(crate) fn inherited(parent: &Acl, directory: bool, creator: &Creator<'_>) -> Option<Acl> {
     let automatic = parent.control & DACL_AUTO_INHERITED != 0;
