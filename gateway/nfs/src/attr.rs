@@ -72,8 +72,9 @@ fn file_type(kind: NodeKind) -> FileType {
     }
 }
 
-/// Weak cache consistency data. The attributes before are told only if nothing but this one operation can have come
-/// between them and those after; otherwise the client would take another's change for its own (RFC 1813 2.6, wcc_data).
+/// Weak cache consistency data. The attributes before are told only if no other committed change can have come between
+/// them and those after; otherwise the client would take another's change for its own (RFC 1813 2.6, wcc_data). Uncommitted
+/// writes don't count as changes here: the writer's place keeps those of others away.
 pub(crate) fn wcc(
     share: ShareId,
     before: Option<&Attributes>,

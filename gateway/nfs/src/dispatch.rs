@@ -126,8 +126,8 @@ async fn nfs(
         .replies
         .reply(key, Instant::now(), run.instrument(span))
         .await;
-    if ran && v3::is_jukebox(&reply) {
-        // Nothing was done, so the same call may come again and has to be tried again.
+    if ran && !v3::is_done(&reply) {
+        // Nothing was done: running it once more is as good as running it late.
         head.replies.forget(&key);
     }
     Ok(reply)

@@ -98,32 +98,35 @@ pub(crate) fn refuse(
     Ok(())
 }
 
-/// Whether an encoded reply says that the client is to try again later.
-pub(crate) fn is_jukebox(reply: &[Bytes]) -> bool {
-    // xid, REPLY, MSG_ACCEPTED, an empty verifier (2 words), SUCCESS; then the status.
-    const STATUS_AT: usize = 24;
-    let accepted = reply
+/// Whether an encoded reply says that the procedure was carried out.
+pub(crate) fn is_done(reply: &[Bytes]) -> bool {
+    // xid, REPLY; then MSG_ACCEPTED, an empty verifier (2 words), SUCCESS, and the status, all of them zero.
+    const ACCEPTED_AT: usize = 8;
+    let words = reply
         .first()
-        .and_then(|head| head.get(STATUS_AT - 4..STATUS_AT + 4));
-    accepted.is_some_and(|words| {
-        words[..4] == [0; 4] && words[4..] == (Status::Jukebox as u32).to_be_bytes()
-    })
+        .and_then(|head| head.get(ACCEPTED_AT..ACCEPTED_AT + 20));
+    words.is_some_and(|words| words.iter().all(|byte| *byte == 0))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::dispatch::success;
+    use sluice_nfs_wire::rpc::ReplyHead;
 
     #[test]
-    fn jukebox_is_recognised_in_an_encoded_reply() {
+    fn only_a_carried_out_procedure_counts_as_done() {
         let reply = |status| {
             let mut out = success(7);
             refuse(Procedure::Remove, status, &mut out).expect("encodes");
             out.into_segments()
         };
-        assert!(is_jukebox(&reply(Status::Jukebox)));
-        assert!(!is_jukebox(&reply(Status::NoEnt)));
-        assert!(!is_jukebox(&[]));
+        assert!(is_done(&reply(Status::Ok)));
+        assert!(!is_done(&reply(Status::Jukebox)));
+        assert!(!is_done(&reply(Status::NoEnt)));
+        assert!(!is_done(&[]));
+        let mut garbage = Encoder::new();
+        ReplyHead::GarbageArgs.encode(7, &mut garbage);
+        assert!(!is_done(&garbage.into_segments()));
     }
 }

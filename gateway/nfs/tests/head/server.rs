@@ -1,0 +1,138 @@
+//! A real head over a scratch repository.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluice_lockmgr::{LockOptions, LockService, MonotonicClock};
+use sluice_nfs::{NfsHead, NfsOptions};
+use sluice_repo::{
+    AttributeChange, CaseMode, ROOT, Repository, Share, ShareId, ShareProtocols, Squash,
+};
+use sluice_repo_content::{Folder, Options as ContentOptions, Store};
+use sluice_repo_sqlite::{Options as SqliteOptions, SqliteRepository};
+use sluice_vfs::{Vfs, VfsOptions, VfsTimes};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// A writer's place is given up after this; short, so that tests need not wait long.
+const PLACE_IDLE: Duration = Duration::from_millis(300);
+
+pub struct Server {
+    pub address: SocketAddr,
+    folder: TempDir,
+    vfs: Vfs,
+    repository: Arc<dyn Repository>,
+    stop: CancellationToken,
+    running: JoinHandle<()>,
+    callback_port: u16,
+}
+
+impl Server {
+    pub async fn start() -> Self {
+        Self::start_with_callbacks(111).await
+    }
+
+    /// Clients' portmappers are asked on this port.
+    pub async fn start_with_callbacks(callback_port: u16) -> Self {
+        Self::start_in(tempfile::tempdir().expect("a folder"), callback_port).await
+    }
+
+    async fn start_in(folder: TempDir, callback_port: u16) -> Self {
+        let repository =
+            SqliteRepository::open(SqliteOptions::new(folder.path().join("meta.db"))).await;
+        let repository: Arc<dyn Repository> = Arc::new(repository.expect("metadata"));
+        publish(repository.as_ref()).await;
+        let content_folder = folder.path().join("content");
+        std::fs::create_dir_all(&content_folder).expect("a folder");
+        let folder_store = Folder::open(&content_folder).expect("a content folder");
+        let content =
+            Store::new(Arc::new(folder_store), ContentOptions::default()).expect("content");
+        let vfs = Vfs::new(VfsOptions {
+            repository: repository.clone(),
+            content: Arc::new(content),
+            locks: LockService::new(LockOptions::default(), Arc::new(MonotonicClock::default())),
+            node: "test".to_owned(),
+            times: VfsTimes {
+                place_idle: PLACE_IDLE,
+                ..VfsTimes::default()
+            },
+        });
+        let vfs = vfs.await.expect("a file layer");
+        let mut options = NfsOptions::new(vec![SocketAddr::from(([127, 0, 0, 1], 0))]);
+        options.client_portmap_port = callback_port;
+        let head = NfsHead::bind(vfs.clone(), options).await.expect("binds");
+        let stop = CancellationToken::new();
+        Self {
+            address: head.addresses()[0],
+            folder,
+            vfs,
+            repository,
+            running: tokio::spawn(head.serve(stop.clone())),
+            stop,
+            callback_port,
+        }
+    }
+
+    /// Stops the head, then everything below it.
+    pub async fn stop(self) {
+        self.shut_down().await;
+    }
+
+    async fn shut_down(self) -> (TempDir, u16) {
+        self.stop.cancel();
+        self.running.await.expect("the head ends");
+        self.vfs.shutdown().await.expect("all is committed");
+        self.repository.close().await.expect("the database closes");
+        (self.folder, self.callback_port)
+    }
+
+    /// Stops and starts again on the same repository.
+    pub async fn restart(self) -> Self {
+        let (folder, callback_port) = self.shut_down().await;
+        Self::start_in(folder, callback_port).await
+    }
+}
+
+/// The share `docs`, in which everybody may write by its mode bits.
+async fn publish(repository: &dyn Repository) {
+    if !repository.shares().await.expect("shares").is_empty() {
+        return;
+    }
+    let change = AttributeChange {
+        mode: Some(0o777),
+        ..AttributeChange::default()
+    };
+    repository
+        .set_attributes(ROOT, change, None)
+        .await
+        .expect("the mode is set");
+    let share = Share {
+        id: ShareId(0),
+        name: "docs".to_owned(),
+        comment: String::new(),
+        root: ROOT,
+        protocols: ShareProtocols {
+            smb: false,
+            nfs: true,
+            ftp: false,
+        },
+        read_only: false,
+        hidden: false,
+        smb_encrypt: false,
+        case: CaseMode::Insensitive,
+        insensitive_everywhere: false,
+        nfs_clients: vec!["127.0.0.0/8".to_owned()],
+        squash: Squash::Root,
+        anonymous_uid: 65_534,
+        anonymous_gid: 65_534,
+        nfs_mandatory_locks: false,
+        quota_bytes: None,
+        versions: None,
+    };
+    repository
+        .put_share(share)
+        .await
+        .expect("the share is made");
+}
