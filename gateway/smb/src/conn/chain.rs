@@ -364,7 +364,15 @@ impl Chain {
             // A request that waits for others must not keep the connection's memory budget meanwhile.
             self.permit = None;
         }
-        (operation.await, Some(async_id))
+        let reply = tokio::select! {
+            reply = &mut operation => reply,
+            () = conn.closed() => {
+                // The session may live on over another channel, but nobody waits for this reply.
+                ctx.cancel.cancel();
+                operation.await
+            }
+        };
+        (reply, Some(async_id))
     }
 
     /// The interim response: never signed, since a GMAC nonce serves one message only.

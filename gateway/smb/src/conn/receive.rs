@@ -2,10 +2,12 @@
 
 use std::future::poll_fn;
 use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::{Buf, BytesMut};
+use futures::FutureExt;
 use sluice_smb_wire::header::{HEADER_LEN, PROTOCOL_ID, SMB1_PROTOCOL_ID};
 use sluice_smb_wire::transform::{TRANSFORM_ID, TRANSFORM_LEN, TransformHeader};
 use sluice_smb_wire::{Command, Flags, Header};
@@ -104,13 +106,21 @@ async fn accept(conn: &Arc<Connection>, mut frame: BytesMut) -> Result<(), Fatal
     let len = frame.len();
     let permit = budget(conn, len, &elements).await?;
     let chain = Chain::new(conn.clone(), frame, elements, encrypted, permit);
-    let mut running = Box::pin(chain.run());
+    let mut running = Box::pin(guarded(conn.clone(), chain));
     if len <= INLINE_BYTES && poll_fn(|cx| Poll::Ready(running.as_mut().poll(cx).is_ready())).await
     {
         return Ok(());
     }
     conn.tasks.spawn(running);
     Ok(())
+}
+
+/// Runs the requests; a handler that panics costs its connection, not the server.
+async fn guarded(conn: Arc<Connection>, chain: Chain) {
+    if AssertUnwindSafe(chain.run()).catch_unwind().await.is_err() {
+        tracing::error!(peer = %conn.peer, "a request handler panicked; the connection is dropped");
+        conn.terminate();
+    }
 }
 
 /// Waits until the request and what it asks for fit the connection's memory.
