@@ -96,8 +96,9 @@ impl Server {
             options,
             names: Arc::new(names),
             sessions: RwLock::default(),
-            // Session ids of an earlier run must not be met again by clients that still know them.
-            next_session: AtomicU64::new(u64::from_le_bytes(crypto::random()) >> 20 | 1),
+            // Session ids of an earlier run must not be met again by clients that still know them. Some clients
+            // keep 32 bits only.
+            next_session: AtomicU64::new((u32::from_le_bytes(crypto::random()) >> 2 | 1).into()),
             connections: AtomicUsize::new(0),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),

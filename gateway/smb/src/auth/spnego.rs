@@ -7,12 +7,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use sluice_smb_wire::NtStatus;
-use sluice_smb_wire::ntlm::{Authenticate, Challenge, decode_negotiate, message_type};
+use sluice_smb_wire::ntlm::{
+    Authenticate, Challenge, NtlmV2Response, decode_negotiate, message_type,
+};
 use sluice_smb_wire::spnego::{self, ClientToken, Init, NegState};
 
 use super::ntlm::{Direction, Exchange, challenge_flags, list_mic};
 use super::{AcceptSecurity, Login, Refused, Step, Users};
 use crate::crypto;
+
+/// Length of an NTLMv1 response in bytes.
+const NTLM_V1_RESPONSE_LEN: usize = 24;
 
 /// Names that the CHALLENGE states.
 #[derive(Debug, Clone)]
@@ -124,6 +129,11 @@ impl Acceptor {
         if message.user.is_empty() {
             // Anonymous: nothing to guess, so nothing to slow down.
             return Err(Refused::now(NtStatus::ACCESS_DENIED));
+        }
+        // NTLMv1 is a wrong login; a v2 response that is damaged is no login at all.
+        let is_v2 = message.nt_response.len() > NTLM_V1_RESPONSE_LEN;
+        if is_v2 && NtlmV2Response::decode(&message.nt_response).is_err() {
+            return Err(Refused::now(NtStatus::INVALID_PARAMETER));
         }
         let found = self.users.nt_hash(&message.user).await?;
         // An unknown user takes the same steps as a wrong password.

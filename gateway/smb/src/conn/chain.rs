@@ -51,6 +51,8 @@ struct Inherited {
     file: Option<FileId>,
     /// The CREATE that should have given the file failed so.
     create_failed: Option<NtStatus>,
+    /// The compound began with a related request, so there is nothing to inherit.
+    nothing: bool,
 }
 
 /// A reply with what its header needs beyond the request's.
@@ -69,6 +71,8 @@ pub(super) struct Chain {
     inherited: Inherited,
     /// Replies that wait for the end of the compound.
     replies: Vec<Message>,
+    /// The request at hand is the last of the frame.
+    at_last: bool,
 }
 
 impl Chain {
@@ -127,6 +131,7 @@ impl Chain {
             permit: Some(permit),
             inherited: Inherited::default(),
             replies: Vec::new(),
+            at_last: true,
         }
     }
 
@@ -134,7 +139,9 @@ impl Chain {
     pub async fn run(mut self) {
         let elements = std::mem::take(&mut self.elements);
         let compound = elements.len() > 1;
+        let last = elements.len().saturating_sub(1);
         for (index, element) in elements.into_iter().enumerate() {
+            self.at_last = index == last;
             let done = match element.header.command() {
                 Some(Command::Negotiate) => self.negotiate(element, compound).await,
                 Some(Command::SessionSetup) if !compound => self.session_setup(element).await,
@@ -185,8 +192,8 @@ impl Chain {
         }
         let channel = element.channel.clone();
         let signed = element.signature != Signature::Absent;
-        let answer = if related && index == 0 {
-            self.inherited.create_failed = Some(NtStatus::INVALID_PARAMETER);
+        self.inherited.nothing |= related && index == 0;
+        let answer = if related && self.inherited.nothing {
             Answer::new(element.header, NtStatus::INVALID_PARAMETER.into())
         } else {
             self.answer(element).await
@@ -356,6 +363,11 @@ impl Chain {
         });
         if let Some(reply) = early.await {
             return (reply, None);
+        }
+        if !self.at_last && matches!(command, Command::ChangeNotify | Command::Lock) {
+            // These may wait for ever, and with them the rest of the compound (MS-SMB2 3.3.5.2.7).
+            ctx.cancel.cancel();
+            return (operation.await, None);
         }
         let async_id = guard.go_async();
         self.flush().await;

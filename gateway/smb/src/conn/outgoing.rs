@@ -73,9 +73,10 @@ pub fn build(messages: Vec<Message>, sealing: Option<&Sealing>) -> Result<Frame,
         total: 0,
         gather: sealing.is_some(),
     };
-    let last = messages.len().saturating_sub(1);
+    let count = messages.len();
     for (index, message) in messages.into_iter().enumerate() {
-        out.push(message, index == last)?;
+        // In a compound the last message is padded too, as Windows does.
+        out.push(message, index + 1 == count, count > 1)?;
     }
     out.finish(lead, sealing)
 }
@@ -90,12 +91,12 @@ struct Layout {
 }
 
 impl Layout {
-    fn push(&mut self, mut message: Message, last: bool) -> Result<(), CryptoFailed> {
+    fn push(&mut self, mut message: Message, last: bool, pad: bool) -> Result<(), CryptoFailed> {
         let len = message.len();
-        let padding = if last {
-            0
-        } else {
+        let padding = if pad {
             len.next_multiple_of(8) - len
+        } else {
+            0
         };
         message.header.next_command = if last { 0 } else { (len + padding) as u32 };
         if message.signer.is_some() {
@@ -242,7 +243,7 @@ mod tests {
         assert_eq!(first.next_command, 72);
         let second = Header::decode(&raw[4 + 72..]).unwrap();
         assert_eq!((second.message_id, second.next_command), (2, 0));
-        assert_eq!(raw.len(), 4 + 72 + 66);
+        assert_eq!(raw.len(), 4 + 72 + 72);
     }
 
     #[test]

@@ -77,15 +77,16 @@ impl Signer {
         Ok(signature)
     }
 
-    /// Checks a received message, one piece whose signature field holds `header.signature`. The field is
-    /// zeroed on the way.
+    /// Checks a received message, one piece whose signature field holds `header.signature`. The field is zero
+    /// meanwhile and as before afterwards: the preauthentication hash covers it.
     pub fn verify(&self, header: &Header, message: &mut [u8]) -> bool {
         match message.get_mut(SIGNATURE_RANGE) {
             Some(field) => field.fill(0),
             None => return false,
         }
-        self.sign(header, &[message])
-            .is_ok_and(|expected| verify_slices_are_equal(&expected, &header.signature).is_ok())
+        let expected = self.sign(header, &[message]);
+        message[SIGNATURE_RANGE].copy_from_slice(&header.signature);
+        expected.is_ok_and(|expected| verify_slices_are_equal(&expected, &header.signature).is_ok())
     }
 }
 
@@ -135,7 +136,9 @@ mod tests {
             let (mut header, mut raw) = message(false);
             header.signature = signer.sign(&header, &[&raw]).unwrap();
             raw[SIGNATURE_RANGE].copy_from_slice(&header.signature);
+            let received = raw.clone();
             assert!(signer.verify(&header, &mut raw), "{algorithm:?}");
+            assert_eq!(raw, received, "{algorithm:?}");
             raw[70] ^= 1;
             assert!(!signer.verify(&header, &mut raw), "{algorithm:?}");
         }

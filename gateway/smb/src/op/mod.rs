@@ -204,7 +204,9 @@ impl OpContext {
     /// The open that a body's FileId names.
     pub(crate) fn open(&self, wire: FileId) -> Result<Arc<SmbOpen>, NtStatus> {
         let open = self.session.opens.get(self.resolve(wire));
-        open.ok_or(NtStatus::FILE_CLOSED)
+        // A handle serves on its own tree connect only.
+        open.filter(|open| open.tree.load(Ordering::Relaxed) == self.tree.id.0)
+            .ok_or(NtStatus::FILE_CLOSED)
     }
 
     /// The share's documents, if this is not the tree of pipes.
