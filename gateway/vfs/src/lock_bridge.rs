@@ -1,9 +1,11 @@
 //! Between the words of the seam and those of the lock table: actors, access, conflicts, momentary opens.
 //! Decides nothing: the table decides, the policy was evaluated before.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use parking_lot::Mutex;
 use sluice_lockmgr as lm;
 use sluice_repo::{ContentId, NodeId};
 
@@ -181,7 +183,44 @@ pub(crate) fn holder_info(holder: &lm::Holder, what: String) -> HolderInfo {
     }
 }
 
+/// Actors of clients without opens: such a client asks with every read and write, and its words hardly change.
+pub(crate) struct ActorCache(Vec<Mutex<HashMap<(u64, u32), (Instant, lm::Actor)>>>);
+
+const ACTOR_SHARDS: usize = 16;
+const ACTORS_PER_SHARD_MAX: usize = 4096;
+/// How long an actor's "since" may be in the past.
+const ACTOR_AGE_MAX: Duration = Duration::from_secs(1);
+
+impl Default for ActorCache {
+    fn default() -> Self {
+        ActorCache((0..ACTOR_SHARDS).map(|_| Mutex::default()).collect())
+    }
+}
+
 impl Inner {
+    /// As [`Inner::actor`] for I/O without an open, mostly without making one.
+    pub(crate) fn momentary_actor(&self, caller: &Caller, rule: Option<&str>) -> lm::Actor {
+        let client = caller.client.id.0;
+        let shard = usize::try_from(client).unwrap_or(0) % ACTOR_SHARDS;
+        let (None, Some(shard)) = (rule, self.actors.0.get(shard)) else {
+            return self.actor(caller, "", rule);
+        };
+        let mut shard = shard.lock();
+        let key = (client, caller.identity.uid);
+        if let Some((made, actor)) = shard.get(&key)
+            && made.elapsed() < ACTOR_AGE_MAX
+            && actor.holder.user == caller.identity.name
+        {
+            return actor.clone();
+        }
+        if shard.len() >= ACTORS_PER_SHARD_MAX {
+            shard.clear();
+        }
+        let actor = self.actor(caller, "", None);
+        shard.insert(key, (Instant::now(), actor.clone()));
+        actor
+    }
+
     /// The caller as an owner of locks.
     pub(crate) fn actor(&self, caller: &Caller, path: &str, rule: Option<&str>) -> lm::Actor {
         let since = SystemTime::now()
@@ -218,6 +257,11 @@ impl Inner {
     pub(crate) async fn lock_open(&self, request: lm::OpenRequest) -> Result<lm::Opened, VfsError> {
         let protocol = request.actor.protocol.into();
         let started = tokio::time::Instant::now();
+        if !matches!(request.on_conflict, lm::OnConflict::Poll(_)) {
+            let answer = self.locks.open(request).await;
+            return answer
+                .map_err(|denial| self.refused(protocol, denied(denial, ConflictKind::Sharing)));
+        }
         loop {
             match self.locks.open(request.clone()).await {
                 Ok(opened) => return Ok(opened),

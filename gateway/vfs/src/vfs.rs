@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::accounts::LoginGuard;
 use crate::error::VfsError;
 use crate::identity::{Caller, Client, ClientTable};
-use crate::lock_bridge::{ack_error, main};
+use crate::lock_bridge::{ActorCache, ack_error, main};
 use crate::metrics::Metrics;
 use crate::open::OpenTable;
 use crate::places::Places;
@@ -70,6 +70,7 @@ pub(crate) struct Inner {
     pub(crate) places: Places,
     pub(crate) opens: OpenTable,
     pub(crate) range_owners: RangeOwners,
+    pub(crate) actors: ActorCache,
     /// Makes writing sessions of clients without opens: another one after each start.
     pub(crate) session_base: u128,
     pub(crate) metrics: Metrics,
@@ -115,6 +116,7 @@ impl Vfs {
             places: Places::default(),
             opens: OpenTable::default(),
             range_owners: RangeOwners::default(),
+            actors: ActorCache::default(),
             session_base: random_u128(),
             metrics: Metrics::default(),
             records,
@@ -329,11 +331,10 @@ impl Inner {
         }
     }
 
-    /// Opens, places and owners of ranges that keep a nameless document alive.
+    /// Opens that keep a nameless document alive. NFSv3 places and ranges don't: such a client holds nothing open.
     pub(crate) fn opens_of(&self, node: NodeId) -> usize {
         let entries = self.locks.explain(node.0);
-        let keeps = |kind| matches!(kind, EntryKind::Open | EntryKind::Place);
-        entries.iter().filter(|e| keeps(e.kind)).count()
+        entries.iter().filter(|e| e.kind == EntryKind::Open).count()
     }
 
     /// Books what an unlink did.

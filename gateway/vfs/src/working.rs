@@ -72,6 +72,8 @@ struct State {
     manifest: Arc<Manifest>,
     /// Content time of uncommitted writes, `None` if there are none (or they leave times alone).
     modified: Option<Timestamp>,
+    /// When the last uncommitted write was made.
+    changed: Option<Timestamp>,
     /// Content and change time of the last commit made here.
     committed: Option<(Timestamp, Timestamp)>,
     writer: Option<Writer>,
@@ -87,6 +89,7 @@ impl Working {
                 base: Version(0),
                 manifest: Arc::new(Manifest::default()),
                 modified: None,
+                changed: None,
                 committed: None,
                 writer: None,
                 last_write: Instant::now(),
@@ -247,7 +250,7 @@ impl Inner {
         }
         if let Some(modified) = state.modified {
             attributes.modified = modified;
-            attributes.changed = attributes.changed.max(modified);
+            attributes.changed = attributes.changed.max(state.changed.unwrap_or(modified));
         } else if attributes.version < state.base
             && let Some((modified, changed)) = state.committed
         {
@@ -262,8 +265,10 @@ impl Inner {
         {
             let mut state = working.state.lock();
             state.last_write = Instant::now();
+            let now = now();
+            state.changed = Some(now);
             if move_times {
-                state.modified = Some(now());
+                state.modified = Some(now);
             }
             let same = |w: &Writer| w.session == writer.session;
             if !state.writer.as_ref().is_some_and(same) {
@@ -296,6 +301,10 @@ impl Inner {
         // Before looking whether there is something: a write that comes later queues itself again.
         working.queued.store(false, Ordering::Release);
         let result = self.commit_dirty(working).await;
+        if result.is_err() {
+            // Tried again in the background, but not at once.
+            working.state.lock().last_write = Instant::now();
+        }
         if working.is_dirty() {
             if !working.queued.swap(true, Ordering::AcqRel) {
                 self.working
@@ -353,15 +362,13 @@ impl Inner {
         working: &Working,
         sealed: &Sealed,
     ) -> Result<(Commit, Option<Timestamp>), VfsError> {
-        let (base, modified, writer) = {
+        let (base, modified, changed, writer) = {
             let state = working.state.lock();
-            (state.base, state.modified, state.writer.clone())
+            let writer = state.writer.clone();
+            (state.base, state.modified, state.changed, writer)
         };
-        // Writes that leave times alone (a frozen or sticky time) keep what is stored.
-        let stored = match modified {
-            Some(_) => modified,
-            None => Some(self.repo.get(working.id.node).await?.modified),
-        };
+        // Writes that leave times alone (a frozen or sticky time) keep what is stored; the change time never goes back.
+        let stored = self.repo.get(working.id.node).await?;
         let writer = writer.unwrap_or_else(|| Writer {
             session: WriteSession(random_u128()),
             origin: Origin::default(),
@@ -375,8 +382,8 @@ impl Inner {
             session: writer.session,
             manifest: sealed.manifest.clone(),
             change: AttributeChange {
-                modified: stored,
-                changed: modified,
+                modified: Some(modified.unwrap_or(stored.modified)),
+                changed: changed.map(|changed| changed.max(stored.changed)),
                 ..AttributeChange::default()
             },
             origin: writer.origin,

@@ -253,6 +253,48 @@ async fn a_second_nfs_writer_waits_for_the_place_of_the_first() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clients_own_place_is_not_in_its_way() {
+    let world = World::with(&[rule(RuleProtocol::Nfs3, OnConflict::Reject)]).await;
+    let nfs = world.tree(Protocol::Nfs3, 2);
+    let root = nfs.root();
+    put(&world.tree(Protocol::Ftp, 3), "target", b"old").await;
+    let made = nfs
+        .create(root, "tmp", CreateMode::Guarded, NewNode::default())
+        .await
+        .expect("created");
+    let data = Bytes::from_static(b"new bytes");
+    nfs.write(made.id, 0, data, Stability::Unstable)
+        .await
+        .expect("written");
+    let change = AttributeChange {
+        modified: Some(Timestamp(1_000_000_000)),
+        ..AttributeChange::default()
+    };
+    nfs.set_attributes(made.id, change, Some(3), None)
+        .await
+        .expect("cut and dated");
+    nfs.rename(root, "tmp", root, "target", true)
+        .await
+        .expect("moved over");
+    nfs.commit(made.id).await.expect("committed");
+    let after = nfs.lookup(root, "target").await.expect("found");
+    assert_eq!((after.id, after.size), (made.id, 3));
+    assert_eq!(after.modified, Timestamp(1_000_000_000));
+    assert!(
+        after.changed > Timestamp(1_000_000_000),
+        "the change time is now"
+    );
+    let data = Bytes::from_static(b"more");
+    nfs.write(made.id, 0, data, Stability::Unstable)
+        .await
+        .expect("written");
+    nfs.remove(root, "target", RemoveKind::NotDirectory)
+        .await
+        .expect("removed");
+    assert!(world.repo.get(made.id).await.is_err(), "nothing is left");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_the_rule_says_fork_the_later_writer_gets_a_conflicted_copy() {
     let world = World::with(&[
         rule(RuleProtocol::Ftp, OnConflict::Fork),

@@ -502,7 +502,16 @@ impl Tree {
 
     async fn make_stream(&self, node: &Attributes, name: &str) -> Result<u32, VfsError> {
         match self.inner().repo.create_stream(node.id, name).await {
-            Ok(made) => Ok(made.stream),
+            Ok(made) => {
+                let bits = crate::open::filter::STREAM_NAME;
+                self.inner().notify_node(
+                    crate::ChangeAction::StreamAdded,
+                    node.id,
+                    Some(name),
+                    bits,
+                );
+                Ok(made.stream)
+            }
             Err(RepoError::Exists) => {
                 let wanted = sluice_repo::fold_name(name);
                 let streams = self.inner().repo.streams(node.id).await?;

@@ -104,7 +104,12 @@ impl Tree {
 
     /// Whether share and policy let this caller change anything.
     pub(crate) fn may_change(&self, policy: &WritePolicy) -> Result<(), VfsError> {
-        if self.share().read_only {
+        // A tree connect may be older than the share's last change.
+        let now = self.inner().records.current();
+        let read_only = now
+            .share_by_id(self.share().id)
+            .map_or(self.share().read_only, |share| share.read_only);
+        if read_only {
             return Err(VfsError::ReadOnlyShare);
         }
         if !policy.allow {
@@ -165,6 +170,10 @@ impl Tree {
             .break_caches_before_move(resource, &actor, held.open())
             .await
             .map_err(|denial| crate::lock_bridge::denied(denial, crate::ConflictKind::Sharing))?;
+        if self.polls() {
+            // Only its own place can be left, and that goes with the name.
+            self.inner().locks.release_place(resource, actor.client);
+        }
         Ok(held)
     }
 
