@@ -1,7 +1,5 @@
 //! The API's routes: one for each thing that the command line does. JSON in, JSON out; an error is `{"error": sentence}`.
 
-use std::time::Duration;
-
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -68,9 +66,6 @@ struct Check {
     #[serde(default)]
     repair: bool,
 }
-
-/// How long an unreferenced object must have been so before an explicit `gc` deletes it. Objects of running transfers are never touched.
-const GARBAGE_AGE: Duration = Duration::ZERO;
 
 /// All routes below `/api/v1`.
 pub(super) fn router<S: Clone + Send + Sync + 'static>(vfs: Vfs) -> Router<S> {
@@ -211,7 +206,7 @@ async fn check(State(vfs): State<Vfs>, Json(check): Json<Check>) -> impl IntoRes
 }
 
 async fn gc(State(vfs): State<Vfs>) -> impl IntoResponse {
-    Answer(vfs.admin().collect_garbage(GARBAGE_AGE).await)
+    Answer(vfs.admin().collect_garbage(None).await)
 }
 
 async fn versions(

@@ -89,8 +89,8 @@ async fn on_repository(door: &Door, command: Command) -> anyhow::Result<String> 
             let value = post(door, "/gc", json!({})).await?;
             print::record(&value, read.json, |done: &GcRecord| {
                 format!(
-                    "deleted {} objects ({} bytes), {} of them unreferenced leftovers, and {} broken-off files\n",
-                    done.objects, done.bytes, done.orphans, done.leftovers
+                    "deleted {} objects that no version needs any more and {} ({} bytes) that none ever named; {} are in use\n",
+                    done.given_up, done.unreferenced, done.unreferenced_bytes, done.kept
                 )
             })
         }
@@ -358,8 +358,8 @@ async fn check(door: &Door, repair: bool, read: ReadArgs) -> anyhow::Result<Stri
         serde_json::from_value(value.clone()).context("the answer can't be read")?;
     let text = print::record(&value, read.json, |found: &CheckRecord| {
         let mut text = format!(
-            "checked {} nodes, {} versions, {} objects\n",
-            found.nodes, found.versions, found.objects
+            "checked {} nodes and {} versions\n",
+            found.nodes, found.versions
         );
         for problem in &found.problems {
             text.push_str(&format!("problem: {problem}\n"));
