@@ -350,23 +350,33 @@ impl Document {
         // A delegation outlives its opens until it is returned (RFC 8881 10.4).
         if grant.opens == 0 && !grant.is_delegation() {
             self.drop_grant(at);
+        } else {
+            self.nobody_left_to_answer(env, at);
         }
     }
 
-    /// The client of an open in this grant is gone. If it was the last and a break is under way, nobody will answer.
+    /// If the last connected client of a grant is gone while a break is under way, nobody will answer it.
+    fn nobody_left_to_answer(&mut self, env: &mut Env, at: usize) {
+        let Some(grant) = self.grants.at(at) else {
+            return;
+        };
+        if let Some(breaking) = grant.breaking
+            && grant.connected == 0
+            && !grant.is_delegation()
+        {
+            self.take_from_disconnected(env, at, breaking.then);
+        }
+    }
+
+    /// The client of an open in this grant is gone.
     pub(crate) fn holder_disconnected(&mut self, env: &mut Env, stream: u32, key: GrantKey) {
         let Some(at) = self.grants.position(stream, key) else {
             return;
         };
-        let Some(grant) = self.grants.at_mut(at) else {
-            return;
-        };
-        grant.connected -= 1;
-        if grant.connected == 0
-            && let Some(breaking) = grant.breaking
-        {
-            self.take_from_disconnected(env, at, breaking.then);
+        if let Some(grant) = self.grants.at_mut(at) {
+            grant.connected -= 1;
         }
+        self.nobody_left_to_answer(env, at);
     }
 
     /// The client of a disconnected open is back.

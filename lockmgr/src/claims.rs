@@ -8,7 +8,7 @@ use crate::obstacle::Ask;
 use crate::outcome::ConflictKind;
 use crate::range::ByteRange;
 use crate::request::{IoKind, OpenRequest, Writers};
-use crate::share_mode::{Open, delete_only};
+use crate::share_mode::Open;
 use crate::types::{Access, Actor, Now, OpenId, Protocol, ShareMode};
 
 pub(crate) fn open_claim(r: &OpenRequest) -> Claim {
@@ -139,7 +139,8 @@ pub(crate) fn touched(kind: IoKind) -> Option<(ByteRange, bool)> {
     }
 }
 
-/// Between streams only deleting the document counts: it meets opens of every stream that deny delete.
+/// Between streams only deleting the document counts: it needs the consent of the opens of all its streams. As on
+/// Windows it is asked once, when the delete access is opened: a stream opened after that need not share delete.
 pub(crate) fn conflict_of(
     open: &Open,
     stream: u32,
@@ -147,29 +148,14 @@ pub(crate) fn conflict_of(
     bind: bool,
 ) -> Option<ConflictKind> {
     if open.stream == stream {
-        share_conflict(&open.claim, wanted, bind)
-    } else if stream == 0 {
-        share_conflict(
-            &open.claim,
-            &Claim {
-                denies: Access::NONE,
-                ..delete_only(wanted)
-            },
-            bind,
-        )
-    } else if open.stream == 0 {
-        share_conflict(
-            &Claim {
-                denies: Access::NONE,
-                ..delete_only(&open.claim)
-            },
-            &Claim {
-                access: Access::NONE,
-                ..delete_only(wanted)
-            },
-            bind,
-        )
-    } else {
-        None
+        return share_conflict(&open.claim, wanted, bind);
     }
+    let delete = Claim {
+        access: wanted.access.common(Access::DELETE),
+        denies: Access::NONE,
+        ..*wanted
+    };
+    (stream == 0)
+        .then(|| share_conflict(&open.claim, &delete, bind))
+        .flatten()
 }

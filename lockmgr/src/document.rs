@@ -40,6 +40,8 @@ pub(crate) struct Document {
     pub queue: Vec<Waiter>,
     /// Streams marked for deletion; 0 stands for the document.
     pub doomed: SmallVec<[u32; 1]>,
+    /// Of those, whose deletion somebody has been told to carry out.
+    pub told: SmallVec<[u32; 1]>,
     /// Something was taken away since the line was last looked at.
     pub dirty: bool,
 }
@@ -280,6 +282,7 @@ impl Document {
         } else if closed.delete_document || closed.delete_stream.is_some() {
             // Nobody is there to carry the deletion out: the document stays.
             self.doomed.clear();
+            self.told.clear();
         }
         true
     }
@@ -306,7 +309,7 @@ impl Document {
     }
 
     /// What the end of an open of this stream asks of the caller. The marks stay until it says that it is done.
-    fn closed(&self, stream: u32) -> Closed {
+    fn closed(&mut self, stream: u32) -> Closed {
         let mut last = true;
         let mut last_of_stream = true;
         for open in self
@@ -320,10 +323,12 @@ impl Document {
                 break;
             }
         }
-        let delete_document = last && self.doomed.contains(&0);
+        let due = |stream: u32| self.doomed.contains(&stream) && !self.told.contains(&stream);
+        let delete_document = last && due(0);
         let delete_stream =
-            (last_of_stream && stream != 0 && !delete_document && self.doomed.contains(&stream))
-                .then_some(stream);
+            (last_of_stream && stream != 0 && !delete_document && due(stream)).then_some(stream);
+        self.told
+            .extend(delete_document.then_some(0).or(delete_stream));
         Closed {
             delete_document,
             delete_stream,

@@ -215,3 +215,18 @@ impl GrantSet {
         }
     }
 }
+
+#[cfg(test)]
+impl GrantSet {
+    /// The counters are those of the grants.
+    pub(crate) fn check(&self) {
+        let count = |keep: &dyn Fn(&Grant) -> bool| self.list.iter().filter(|g| keep(g)).count();
+        assert_eq!(self.live as usize, count(&|g| !g.state.is_empty()));
+        assert_eq!(self.handle as usize, count(&|g| g.state.has(CacheState::H)));
+        assert_eq!(self.write as usize, count(&|g| g.state.has(CacheState::W)));
+        assert_eq!(self.breaking as usize, count(&|g| g.breaking.is_some()));
+        for (at, grant) in self.list.iter().enumerate() {
+            assert_eq!(self.position(grant.stream, grant.key), Some(at));
+        }
+    }
+}

@@ -115,9 +115,17 @@ pub(crate) fn entries(d: &Document, now: Now, client: Option<ClientId>) -> Vec<E
     for open in &opens {
         let grant = open.grant.and_then(|key| d.grants.find(open.stream, key));
         if let Some(grant) = grant.filter(|g| !g.state.is_empty()) {
-            entries.push(grant_entry(d, open, grant, now));
+            let entry = blank(EntryKind::Cache, open.id.0, d, open.stream, &open.holder);
+            entries.push(grant_words(entry, grant, now));
         }
     }
+    let alone = |g: &&Grant| g.opens == 0 && client.is_none();
+    entries.extend(
+        d.grants
+            .iter()
+            .filter(alone)
+            .map(|g| grant_words(blank(EntryKind::Cache, 0, d, g.stream, &g.holder), g, now)),
+    );
     let waits = |w: &&Waiter| client.is_none_or(|c| w.claim.is_some_and(|claim| claim.client == c));
     entries.extend(
         d.queue
@@ -176,8 +184,7 @@ fn open_entry(d: &Document, open: &Open, now: Now) -> Entry {
     entry
 }
 
-fn grant_entry(d: &Document, open: &Open, grant: &Grant, now: Now) -> Entry {
-    let mut entry = blank(EntryKind::Cache, open.id.0, d, open.stream, &open.holder);
+fn grant_words(mut entry: Entry, grant: &Grant, now: Now) -> Entry {
     entry.cache = Some(grant.state);
     entry.freed_by = String::from("it is called back when another needs it");
     if let Some(breaking) = grant.breaking {

@@ -385,7 +385,7 @@ impl LockService {
             });
         } else {
             self.shards.for_each(|table, now| {
-                let full = filter.limit != 0 && entries.len() >= filter.limit.saturating_mul(4);
+                let full = filter.limit != 0 && entries.len() >= filter.limit;
                 if !full {
                     entries.extend(
                         table

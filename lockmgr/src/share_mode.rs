@@ -83,7 +83,7 @@ pub(crate) struct OpenSet {
     list: Vec<Open>,
     index: Option<HashMap<OpenId, usize>>,
     streams: SmallVec<[(u32, ShareCounts); 1]>,
-    /// Delete is denied or done somewhere in the document: counters over all streams.
+    /// Counters over all streams: delete may be denied in any of them.
     all: ShareCounts,
     places: SmallVec<[(u32, ClientId, OpenId); 1]>,
     transfers: usize,
@@ -213,7 +213,7 @@ impl OpenSet {
         if self.counts(stream).may_conflict(claim) {
             return true;
         }
-        self.all.may_conflict(&delete_only(claim))
+        stream == 0 && claim.access.has(Access::DELETE) && self.all.denies[2] != 0
     }
 
     /// Transfers that touch every range.
@@ -230,11 +230,26 @@ impl OpenSet {
     }
 }
 
-/// What of a claim reaches beyond its own stream: deleting the document meets all of its streams' opens.
-pub(crate) fn delete_only(claim: &Claim) -> Claim {
-    Claim {
-        access: claim.access.common(Access::DELETE),
-        denies: claim.denies.common(Access::DELETE),
-        ..*claim
+#[cfg(test)]
+impl OpenSet {
+    /// The counters are those of the opens.
+    pub(crate) fn check(&self) {
+        let mut all = ShareCounts::default();
+        for (stream, counts) in &self.streams {
+            let mut real = ShareCounts::default();
+            for open in self.list.iter().filter(|o| o.stream == *stream) {
+                real.add(&open.claim, open.weighty);
+                all.add(&open.claim, open.weighty);
+            }
+            assert_eq!(*counts, real);
+        }
+        assert_eq!(self.all, all);
+        assert_eq!(
+            self.transfers,
+            self.list.iter().filter(|o| o.touches_ranges).count()
+        );
+        for (at, open) in self.list.iter().enumerate() {
+            assert_eq!(self.position(open.id), Some(at));
+        }
     }
 }

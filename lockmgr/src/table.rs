@@ -214,6 +214,7 @@ impl LockTable {
             && self.spare.len() < SPARE_MAX
         {
             document.ranges = None;
+            document.told.clear();
             document.dirty = false;
             self.spare.push(document);
         }
@@ -239,6 +240,7 @@ impl LockTable {
         self.enter(now);
         self.on_document(resource.document, |d, _| {
             d.doomed.retain(|s| *s != resource.stream);
+            d.told.retain(|s| *s != resource.stream);
             d.dirty = true;
         });
     }

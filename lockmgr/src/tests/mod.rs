@@ -1,5 +1,6 @@
 //! Tests of the rules as a whole: scenario files, the matrix, a naive model, the service.
 
+mod caches;
 mod matrix;
 mod model;
 mod scenario;

@@ -224,3 +224,52 @@ async fn the_timer_task_ends_waits_by_itself() {
     locks.stop();
     task.await.expect("the task ends");
 }
+
+/// Four threads fight for one document, some giving up at random moments: never two inside, everybody gets out.
+#[test]
+fn exclusive_opens_exclude_each_other_under_real_concurrency() {
+    let locks = LockService::new(
+        LockOptions::default(),
+        Arc::new(crate::MonotonicClock::default()),
+    );
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(4)
+        .enable_time()
+        .build()
+        .expect("runtime");
+    let inside = Arc::new(AtomicU64::new(0));
+    let tasks: Vec<_> = (0..8u64)
+        .map(|client| {
+            let (locks, inside) = (locks.clone(), Arc::clone(&inside));
+            runtime.spawn(async move {
+                for round in 0..400u64 {
+                    let mut request = request(client, 5, Access::WRITE, ShareMode::NONE);
+                    request.on_conflict = OnConflict::Wait(None);
+                    let opening = locks.open(request);
+                    let opened = if (round + client) % 3 == 0 {
+                        tokio::select! {
+                            biased;
+                            opened = opening => opened,
+                            () = tokio::task::yield_now() => continue,
+                        }
+                    } else {
+                        opening.await
+                    };
+                    let opened = opened.expect("granted in the end");
+                    assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two at once");
+                    tokio::task::yield_now().await;
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                    let _ = locks.close(opened.open);
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        runtime.block_on(task).expect("no panic");
+    }
+    assert!(
+        locks.list(&ListFilter::default()).is_empty(),
+        "{:?}",
+        locks.list(&ListFilter::default())
+    );
+}
