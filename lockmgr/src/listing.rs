@@ -212,7 +212,7 @@ fn waiter_entry(d: &Document, waiter: &Waiter, now: Now) -> Entry {
     let words = conflict(d, waiter.obstacle, &d.queue);
     entry.ends_in_ms = ends_in(waiter.deadline, now);
     entry.freed_by = match (waiter.style, stands(d, waiter.obstacle)) {
-        (Style::Hold, _) => format!("granted when this ends: {words}"),
+        (Style::Hold | Style::HoldUntil(_), _) => format!("granted when this ends: {words}"),
         (Style::Poll { .. }, true) => {
             format!("the client retries and is granted when this ends: {words}")
         }

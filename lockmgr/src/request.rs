@@ -20,6 +20,13 @@ pub enum OnConflict {
     /// Answer "retry later" at once and keep the client's place in line while it retries (NFSv3 JUKEBOX, NFSv4 DELAY). A
     /// retry after this long is refused. With a zero duration only a cache that is called back is told as "retry".
     Poll(Duration),
+    /// As `Poll`, but the caller's future is held for a moment before "retry later", in case its turn comes.
+    PollHeld {
+        /// As in `Poll`.
+        patience: Duration,
+        /// How long the caller is held at each try.
+        hold: Duration,
+    },
 }
 
 /// The policy's `writers`, evaluated by the caller.

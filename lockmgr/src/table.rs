@@ -180,7 +180,11 @@ impl LockTable {
     /// Ends all waits: the node stops.
     pub(crate) fn cancel_all(&mut self) {
         for document in self.documents.values_mut() {
-            for waiter in document.queue.drain(..).filter(|w| w.style == Style::Hold) {
+            for waiter in document
+                .queue
+                .drain(..)
+                .filter(|w| !matches!(w.style, Style::Poll { .. }))
+            {
                 self.env.effects.push(Effect::Answer {
                     waiter: waiter.id,
                     outcome: Err(Denial::Stopping),
@@ -548,7 +552,7 @@ fn waiter_due(d: &mut Document, env: &mut Env, id: WaiterId) {
             d.dirty = true;
         }
         // Looked at once more: granted, refused, or still waiting for a cache.
-        Some(Style::Hold) => d.dirty = true,
+        Some(Style::Hold | Style::HoldUntil(_)) => d.dirty = true,
         None => {}
     }
 }
@@ -556,15 +560,14 @@ fn waiter_due(d: &mut Document, env: &mut Env, id: WaiterId) {
 /// Decides a new request, or a retry of one that keeps a place in line.
 fn decide(d: &mut Document, env: &mut Env, ask: Ask<'_>) -> Answer {
     let mut queue = std::mem::take(&mut d.queue);
-    let key = poll_key(ask);
-    let at = key.and_then(|key| queue.iter().position(|w| w.key == Some(key)));
-    let verdict = d.attempt(env, ask, &queue[..at.unwrap_or(queue.len())], Turn::First);
-    let answer = match verdict {
+    let at = place_in_line(&queue, ask);
+    let earlier = &queue[..at.unwrap_or(queue.len())];
+    let answer = match d.attempt(env, ask, earlier, Turn::First) {
         Verdict::Granted(granted) => Answer::Now(Ok(granted)),
         Verdict::Denied(denial) => Answer::Now(Err(denial)),
         Verdict::Deadlock(o) => Answer::Now(Err(Denial::Deadlock(Box::new(d.conflict(o, &queue))))),
-        Verdict::Break(o) => on_break(d, env, ask, o, &mut queue, at),
-        Verdict::Blocked(o) => on_blocked(d, env, ask, o, &mut queue, at),
+        Verdict::Break(o) => stand_in_line(d, env, ask, o, &mut queue, at, true),
+        Verdict::Blocked(o) => stand_in_line(d, env, ask, o, &mut queue, at, false),
     };
     if let (Some(at), Answer::Now(result)) = (at, &answer)
         && !matches!(result, Err(Denial::Retry(_)))
@@ -576,96 +579,102 @@ fn decide(d: &mut Document, env: &mut Env, ask: Ask<'_>) -> Answer {
     answer
 }
 
-fn on_break(
+/// The place that an earlier try of this request keeps in line.
+fn place_in_line(queue: &[Waiter], ask: Ask<'_>) -> Option<usize> {
+    let key = poll_key(ask)?;
+    queue
+        .iter()
+        .position(|w| w.key == Some(key) && matches!(w.style, Style::Poll { .. }))
+}
+
+/// What the policy makes of an obstacle. `recall`: a cache is being given back, which is waited for under any policy.
+fn stand_in_line(
     d: &Document,
     env: &mut Env,
     ask: Ask<'_>,
     obstacle: Obstacle,
     queue: &mut Vec<Waiter>,
     at: Option<usize>,
+    recall: bool,
 ) -> Answer {
-    match ask.on_conflict() {
-        OnConflict::Poll(_) => {
-            refresh(env, queue, at, obstacle);
-            Answer::Now(Err(Denial::Retry(Box::new(d.conflict(obstacle, queue)))))
+    let conflict = || Box::new(d.conflict(obstacle, queue));
+    let (patience, hold) = match ask.on_conflict() {
+        OnConflict::Reject if recall => {
+            return enqueue(
+                d,
+                env,
+                ask,
+                obstacle,
+                queue,
+                (Now::NEVER, false, Style::Hold),
+            );
         }
-        OnConflict::Reject => enqueue(d, env, ask, obstacle, queue, Now::NEVER, false),
+        OnConflict::Reject => return Answer::Now(Err(Denial::Conflict(conflict()))),
         OnConflict::Wait(patience) => {
             let deadline = patience.map_or(Now::NEVER, |p| env.now.after(p));
-            enqueue(d, env, ask, obstacle, queue, deadline, true)
+            return enqueue(d, env, ask, obstacle, queue, (deadline, true, Style::Hold));
         }
+        OnConflict::Poll(patience) => (patience, None),
+        OnConflict::PollHeld { patience, hold } => (patience, Some(hold)),
+    };
+    let known = at.and_then(|at| queue.get(at));
+    let over = known.map_or(patience.is_zero(), |w| w.deadline <= env.now);
+    if over && !recall {
+        return Answer::Now(Err(Denial::Conflict(conflict())));
     }
-}
-
-fn on_blocked(
-    d: &Document,
-    env: &mut Env,
-    ask: Ask<'_>,
-    obstacle: Obstacle,
-    queue: &mut Vec<Waiter>,
-    at: Option<usize>,
-) -> Answer {
-    let conflict = Box::new(d.conflict(obstacle, queue));
-    match (ask.on_conflict(), at) {
-        (OnConflict::Wait(patience), _) => {
-            let deadline = patience.map_or(Now::NEVER, |p| env.now.after(p));
-            enqueue(d, env, ask, obstacle, queue, deadline, true)
+    let lapse = env.now.after(env.options.poll_lapse);
+    let style = hold.map_or(Style::Poll { lapse }, |h| {
+        Style::HoldUntil(env.now.after(h))
+    });
+    if hold.is_none() && known.is_none() && recall {
+        return Answer::Now(Err(Denial::Retry(conflict())));
+    }
+    let waiting = match at.and_then(|at| queue.get_mut(at)) {
+        Some(waiter) => {
+            (waiter.style, waiter.obstacle) = (style, obstacle);
+            set_waiter_timer(env, d.id, waiter);
+            Answer::Wait(waiter.id)
         }
-        (OnConflict::Poll(_), Some(place))
-            if queue.get(place).is_some_and(|w| w.deadline > env.now) =>
-        {
-            refresh(env, queue, at, obstacle);
-            Answer::Now(Err(Denial::Retry(conflict)))
-        }
-        (OnConflict::Poll(patience), None) if !patience.is_zero() => {
+        None => {
             let deadline = env.now.after(patience);
-            match enqueue(d, env, ask, obstacle, queue, deadline, true) {
-                Answer::Wait(_) => Answer::Now(Err(Denial::Retry(conflict))),
-                full => full,
-            }
+            enqueue(
+                d,
+                env,
+                ask,
+                obstacle,
+                queue,
+                (deadline, !patience.is_zero(), style),
+            )
         }
-        (OnConflict::Poll(_) | OnConflict::Reject, _) => {
-            Answer::Now(Err(Denial::Conflict(conflict)))
+    };
+    match waiting {
+        Answer::Wait(_) if hold.is_none() => {
+            Answer::Now(Err(Denial::Retry(Box::new(d.conflict(obstacle, queue)))))
         }
+        waiting => waiting,
     }
 }
 
-fn refresh(env: &Env, queue: &mut [Waiter], at: Option<usize>, obstacle: Obstacle) {
-    if let Some(waiter) = at.and_then(|at| queue.get_mut(at)) {
-        waiter.style = Style::Poll {
-            lapse: env.now.after(env.options.poll_lapse),
-        };
-        waiter.obstacle = obstacle;
-    }
-}
-
+/// Puts a request at the end of the line: until when its patience lasts, whether others may not overtake it, how it
+/// hears of its turn.
 fn enqueue(
     d: &Document,
     env: &mut Env,
     ask: Ask<'_>,
     obstacle: Obstacle,
     queue: &mut Vec<Waiter>,
-    deadline: Now,
-    in_line: bool,
+    (deadline, in_line, style): (Now, bool, Style),
 ) -> Answer {
     if queue.len() >= env.options.waiters_max {
         return Answer::Now(Err(Denial::Limit("waiting requests of one document")));
     }
     let id = WaiterId(env.fresh_id());
-    let poll = matches!(ask.on_conflict(), OnConflict::Poll(_));
-    let lapse = env.now.after(env.options.poll_lapse);
-    let style = if poll {
-        Style::Poll { lapse }
-    } else {
-        Style::Hold
-    };
-    env.set_timer(if poll { lapse } else { deadline }, d.id, Due::Waiter(id));
     let range = match ask {
         Ask::Ranges(r) => r.locks.first().map(|lock| (*lock, Some(r.open.id))),
         Ask::OwnedRange(r) => Some((r.lock, d.range_open(r))),
         _ => None,
     };
-    queue.push(Waiter {
+    let waiter = Waiter {
         id,
         ask: ask.keep(),
         style,
@@ -677,8 +686,19 @@ fn enqueue(
         in_line,
         obstacle,
         holder: d.holder_of(ask),
-    });
+    };
+    set_waiter_timer(env, d.id, &waiter);
+    queue.push(waiter);
     Answer::Wait(id)
+}
+
+fn set_waiter_timer(env: &mut Env, document: u64, waiter: &Waiter) {
+    let at = match waiter.style {
+        Style::Hold => waiter.deadline,
+        Style::HoldUntil(until) => until,
+        Style::Poll { lapse } => lapse,
+    };
+    env.set_timer(at, document, Due::Waiter(waiter.id));
 }
 
 /// Looks at the whole line again, in order, until nothing changes.
@@ -690,19 +710,32 @@ fn poke(d: &mut Document, env: &mut Env) {
         let mut queue = std::mem::take(&mut d.queue);
         let mut at = 0;
         while at < queue.len() {
-            match reconsider(d, env, &mut queue, at) {
-                Some(outcome) => {
-                    let waiter = queue.remove(at);
-                    env.effects.push(Effect::Answer {
-                        waiter: waiter.id,
-                        outcome,
-                    });
-                }
-                None => at += 1,
+            let Some(outcome) = reconsider(d, env, &mut queue, at) else {
+                at += 1;
+                continue;
+            };
+            let waiter = queue[at].id;
+            if matches!(outcome, Err(Denial::Retry(_))) && keeps_place(env, d.id, &mut queue, at) {
+                at += 1;
+            } else {
+                queue.remove(at);
             }
+            env.effects.push(Effect::Answer { waiter, outcome });
         }
         d.queue = queue;
     }
+}
+
+/// A client that is told to retry keeps its place, unless it stands in line twice or only waited for a cache.
+fn keeps_place(env: &mut Env, document: u64, queue: &mut [Waiter], at: usize) -> bool {
+    let twice = |w: &Waiter| w.key == queue[at].key && w.id != queue[at].id;
+    if !queue[at].in_line || queue.iter().any(twice) {
+        return false;
+    }
+    let lapse = env.now.after(env.options.poll_lapse);
+    queue[at].style = Style::Poll { lapse };
+    set_waiter_timer(env, document, &queue[at]);
+    true
 }
 
 /// The answer to one waiter, if it has one now.
@@ -713,29 +746,39 @@ fn reconsider(
     at: usize,
 ) -> Option<Result<Granted, Denial>> {
     let (earlier, rest) = queue.split_at_mut(at);
-    let waiter = rest.first_mut().filter(|w| w.style == Style::Hold)?;
+    let waiter = rest.first_mut()?;
+    if matches!(waiter.style, Style::Poll { .. }) {
+        return None;
+    }
     let ask = waiter.ask.as_ask();
-    let verdict = d.attempt(env, ask, earlier, Turn::Again);
-    match verdict {
-        Verdict::Granted(granted) => Some(Ok(granted)),
-        Verdict::Denied(denial) => Some(Err(denial)),
-        Verdict::Deadlock(o) => Some(Err(Denial::Deadlock(Box::new(d.conflict(o, queue))))),
-        Verdict::Break(o) => {
-            waiter.obstacle = o;
-            None
+    let (obstacle, recall) = match d.attempt(env, ask, earlier, Turn::Again) {
+        Verdict::Granted(granted) => return Some(Ok(granted)),
+        Verdict::Denied(denial) => return Some(Err(denial)),
+        Verdict::Deadlock(o) => {
+            return Some(Err(Denial::Deadlock(Box::new(d.conflict(o, queue)))));
         }
-        Verdict::Blocked(o) => {
-            let patient =
-                !matches!(ask.on_conflict(), OnConflict::Reject) && waiter.deadline > env.now;
-            waiter.obstacle = o;
-            (!patient).then(|| Err(Denial::Conflict(Box::new(d.conflict(o, queue)))))
-        }
+        Verdict::Break(o) => (o, true),
+        Verdict::Blocked(o) => (o, false),
+    };
+    waiter.obstacle = obstacle;
+    let rejects = matches!(ask.on_conflict(), OnConflict::Reject);
+    let over = rejects || waiter.deadline <= env.now;
+    let held = matches!(waiter.style, Style::HoldUntil(until) if until <= env.now);
+    if over && !recall {
+        Some(Err(Denial::Conflict(Box::new(d.conflict(obstacle, queue)))))
+    } else if held {
+        Some(Err(Denial::Retry(Box::new(d.conflict(obstacle, queue)))))
+    } else {
+        None
     }
 }
 
 /// What makes a retry the same request.
 fn poll_key(ask: Ask<'_>) -> Option<PollKey> {
-    if !matches!(ask.on_conflict(), OnConflict::Poll(_)) {
+    if !matches!(
+        ask.on_conflict(),
+        OnConflict::Poll(_) | OnConflict::PollHeld { .. }
+    ) {
         return None;
     }
     let claim = ask_claim(ask)?;

@@ -14,6 +14,8 @@ use crate::types::{ClientId, Holder, Now, OpenId, WaiterId};
 pub(crate) enum Style {
     /// Its caller awaits.
     Hold,
+    /// Its caller awaits until this moment, then its client is told to retry.
+    HoldUntil(Now),
     /// It retries; its place lapses at this moment unless it does.
     Poll { lapse: Now },
 }

@@ -155,7 +155,13 @@ fn on_conflict(args: &Args<'_>) -> OnConflict {
     if let Some(wait) = value(args, "wait") {
         OnConflict::Wait((wait != "forever").then(|| duration(wait)))
     } else if let Some(poll) = value(args, "retry") {
-        OnConflict::Poll(duration(poll))
+        match value(args, "hold") {
+            Some(hold) => OnConflict::PollHeld {
+                patience: duration(poll),
+                hold: duration(hold),
+            },
+            None => OnConflict::Poll(duration(poll)),
+        }
     } else {
         OnConflict::Reject
     }
