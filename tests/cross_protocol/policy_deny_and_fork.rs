@@ -58,7 +58,7 @@ fn a_protocol_can_be_made_read_only_below_a_path() {
             "",
         )
         .unwrap();
-    assert!(explained.contains("deny"), "{explained}");
+    assert!(explained.contains("denied by rule"), "{explained}");
     super::put(&mut smb, "outside.txt", b"still writable");
 }
 

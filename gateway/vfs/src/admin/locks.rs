@@ -28,7 +28,12 @@ impl Admin {
     /// Every open, byte range, cache grant, writer's place and waiter that matches.
     pub async fn locks(&self, query: LockQuery) -> AdminResult<Vec<LockRecord>> {
         let below = match &query.path {
-            Some(path) => Some(self.locate(path).await?.path),
+            Some(path) => Some(match self.locate(path).await {
+                Ok(located) => located.path,
+                // A name that an upload has reserved is not there yet.
+                Err(AdminError::NotFound(_)) => format!("/{}", path.trim_matches('/')),
+                Err(other) => return Err(other),
+            }),
             None => None,
         };
         let entries = self.inner.locks.list(&lm::ListFilter::default());
@@ -51,23 +56,36 @@ impl Admin {
 
     /// Who holds a document (`docs/a/b.txt`, share first) and who waits for whom.
     pub async fn explain_locks(&self, path: &str) -> AdminResult<LockExplanation> {
-        let located = self.locate(path).await?;
-        let mut paths = HashMap::new();
-        let mut entries = Vec::new();
-        for entry in &self.inner.locks.explain(located.node.0) {
-            entries.push(self.record(entry, &mut paths).await);
-        }
+        let (path, entries) = match self.locate(path).await {
+            Ok(located) => {
+                let mut paths = HashMap::new();
+                let mut entries = Vec::new();
+                for entry in &self.inner.locks.explain(located.node.0) {
+                    entries.push(self.record(entry, &mut paths).await);
+                }
+                (located.path, entries)
+            }
+            Err(missing @ AdminError::NotFound(_)) => {
+                let query = LockQuery {
+                    path: Some(path.to_owned()),
+                    limit: 0,
+                };
+                let entries = self.locks(query).await?;
+                if entries.is_empty() {
+                    return Err(missing);
+                }
+                (format!("/{}", path.trim_matches('/')), entries)
+            }
+            Err(other) => return Err(other),
+        };
         let mut sentences = Vec::new();
         if entries.is_empty() {
-            sentences.push(format!(
-                "Nobody has {} open and nobody waits for it.",
-                located.path
-            ));
+            sentences.push(format!("Nobody has {path} open and nobody waits for it."));
         }
         sentences.extend(entries.iter().map(sentence));
-        sentences.extend(self.newcomers(&located.path, &entries));
+        sentences.extend(self.newcomers(&path, &entries));
         Ok(LockExplanation {
-            path: located.path,
+            path,
             entries,
             sentences,
         })
@@ -134,14 +152,14 @@ impl Admin {
         let parsed = RelPath::parse(path, '/').map_err(invalid)?;
         let Some((share, rest)) = parsed.components().split_first() else {
             return Err(AdminError::Invalid(
-                "the path must begin with a share: docs/a/b.txt".to_owned(),
+                "the path must begin with a share: /docs/a/b.txt".to_owned(),
             ));
         };
         let directory = self.inner.records.fresh().await?;
         let Some(share) = directory.share(share) else {
             return Err(AdminError::NotFound(format!("there is no share {share}")));
         };
-        let (mut node, mut told) = (share.root, share.name.clone());
+        let (mut node, mut told) = (share.root, format!("/{}", share.name));
         for name in rest {
             let missing = || AdminError::NotFound(format!("there is no {name} in {told}"));
             // The exact name first, whatever the share's case policy: a person may type it either way.
@@ -209,7 +227,7 @@ impl Admin {
             let share = directory.shares().iter().find(|share| share.root == *id)?;
             Some((depth, share))
         })?;
-        let mut path = share.name.clone();
+        let mut path = format!("/{}", share.name);
         for (_, name) in place.get(depth..).unwrap_or_default() {
             path = format!("{path}/{name}");
         }
@@ -237,7 +255,7 @@ impl Admin {
         let Some(holder) = entries.iter().find(against) else {
             return Vec::new();
         };
-        let Some((share, inside)) = path.split_once('/') else {
+        let Some((share, inside)) = path.trim_start_matches('/').split_once('/') else {
             return Vec::new();
         };
         let directory = self.inner.records.current();

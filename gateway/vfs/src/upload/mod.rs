@@ -84,12 +84,16 @@ impl Tree {
     pub async fn upload(&self, path: &RelPath, mode: UploadMode) -> Result<Upload, VfsError> {
         for _ in 0..RACES_MAX {
             let spot = self.spot_following(path).await?;
+            let told = format!("/{}/{path}", self.share().name);
             let policy = self
                 .policy_at(&spot, spot.node.as_ref().map(|n| n.id))
                 .await?;
             let begun = match &spot.node {
-                Some(node) => self.upload_over(&spot, node.clone(), mode, &policy).await?,
-                None => self.upload_new(&spot, mode, &policy).await?,
+                Some(node) => {
+                    self.upload_over(&spot, &told, node.clone(), mode, &policy)
+                        .await?
+                }
+                None => self.upload_new(&spot, &told, mode, &policy).await?,
             };
             if let Some(upload) = begun {
                 let protocol = self.caller().client.protocol;
@@ -106,6 +110,7 @@ impl Tree {
     async fn upload_over(
         &self,
         spot: &Spot,
+        told: &str,
         node: Attributes,
         mode: UploadMode,
         policy: &WritePolicy,
@@ -120,7 +125,7 @@ impl Tree {
             .await?;
         let held = match self
             .inner()
-            .hold(self.upload_lock(resource(main(node.id)), spot, mode, policy))
+            .hold(self.upload_lock(resource(main(node.id)), told, mode, policy))
             .await
         {
             Ok(held) => held,
@@ -148,6 +153,7 @@ impl Tree {
     async fn upload_new(
         &self,
         spot: &Spot,
+        told: &str,
         mode: UploadMode,
         policy: &WritePolicy,
     ) -> Result<Option<Upload>, VfsError> {
@@ -159,7 +165,7 @@ impl Tree {
         let name = name_resource(dir.id, &spot.name);
         let goal = match self
             .inner()
-            .hold(self.upload_lock(name, spot, mode, policy))
+            .hold(self.upload_lock(name, told, mode, policy))
             .await
         {
             Ok(gate) => Goal::New { gate },
@@ -183,12 +189,12 @@ impl Tree {
     fn upload_lock(
         &self,
         resource: lm::ResourceId,
-        spot: &Spot,
+        told: &str,
         mode: UploadMode,
         policy: &WritePolicy,
     ) -> lm::OpenRequest {
         let rule = policy.rule.as_deref();
-        let actor = self.inner().actor(self.caller(), &spot.name, rule);
+        let actor = self.inner().actor(self.caller(), told, rule);
         let mut request = lm::OpenRequest::new(resource, actor, lm::Access::WRITE);
         request.share = lm::ShareMode::DENY_WRITE;
         request.overwrite = mode == UploadMode::Replace;
