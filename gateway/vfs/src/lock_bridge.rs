@@ -184,7 +184,10 @@ pub(crate) fn holder_info(holder: &lm::Holder, what: String) -> HolderInfo {
 }
 
 /// Actors of clients without opens: such a client asks with every read and write, and its words hardly change.
-pub(crate) struct ActorCache(Vec<Mutex<HashMap<(u64, u32), (Instant, lm::Actor)>>>);
+pub(crate) struct ActorCache(Vec<Mutex<Actors>>);
+
+/// By client and user id, with the moment at which each was made.
+type Actors = HashMap<(u64, u32), (Instant, lm::Actor)>;
 
 const ACTOR_SHARDS: usize = 16;
 const ACTORS_PER_SHARD_MAX: usize = 4096;

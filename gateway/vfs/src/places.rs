@@ -20,8 +20,10 @@ struct Place {
     committed: bool,
 }
 
+type OfClients = HashMap<ClientId, SmallVec<[Place; 4]>>;
+
 /// Places by client.
-pub(crate) struct Places(Vec<Mutex<HashMap<ClientId, SmallVec<[Place; 4]>>>>);
+pub(crate) struct Places(Vec<Mutex<OfClients>>);
 
 impl Default for Places {
     fn default() -> Self {
@@ -30,7 +32,7 @@ impl Default for Places {
 }
 
 impl Places {
-    fn shard(&self, client: ClientId) -> Option<&Mutex<HashMap<ClientId, SmallVec<[Place; 4]>>>> {
+    fn shard(&self, client: ClientId) -> Option<&Mutex<OfClients>> {
         self.0.get(usize::try_from(client.0).unwrap_or(0) % SHARDS)
     }
 
