@@ -109,11 +109,16 @@ pub(crate) fn share_mode(share: ShareMode) -> lm::ShareMode {
 
 /// What a conflict becomes for a caller that polls or waits. A fork is tried once the refusal is known.
 pub(crate) fn on_conflict(policy: &WritePolicy, poll: bool) -> lm::OnConflict {
+    let held = |patience| lm::OnConflict::PollHeld {
+        patience,
+        hold: Tree::poll_hold(),
+    };
     match (policy.on_conflict, poll) {
         (OnConflict::Wait, false) => lm::OnConflict::Wait(Some(policy.wait)),
-        (OnConflict::Wait, true) => lm::OnConflict::Poll(policy.wait),
+        (OnConflict::Wait, true) => held(policy.wait),
         (OnConflict::Reject | OnConflict::Fork, false) => lm::OnConflict::Reject,
-        (OnConflict::Reject | OnConflict::Fork, true) => lm::OnConflict::Poll(Duration::ZERO),
+        // A cache that is called back is waited for under any policy.
+        (OnConflict::Reject | OnConflict::Fork, true) => held(Duration::ZERO),
     }
 }
 
@@ -256,26 +261,11 @@ impl Inner {
         error
     }
 
-    /// Asks the table for an open. A caller that polls is held a moment before it is told to come back.
+    /// Asks the table for an open.
     pub(crate) async fn lock_open(&self, request: lm::OpenRequest) -> Result<lm::Opened, VfsError> {
         let protocol = request.actor.protocol.into();
-        let started = tokio::time::Instant::now();
-        if !matches!(request.on_conflict, lm::OnConflict::Poll(_)) {
-            let answer = self.locks.open(request).await;
-            return answer
-                .map_err(|denial| self.refused(protocol, denied(denial, ConflictKind::Sharing)));
-        }
-        loop {
-            match self.locks.open(request.clone()).await {
-                Ok(opened) => return Ok(opened),
-                Err(lm::Denial::Retry(_)) if started.elapsed() < Tree::poll_hold() => {
-                    tokio::time::sleep(POLL_STEP).await;
-                }
-                Err(denial) => {
-                    return Err(self.refused(protocol, denied(denial, ConflictKind::Sharing)));
-                }
-            }
-        }
+        let answer = self.locks.open(request).await;
+        answer.map_err(|denial| self.refused(protocol, denied(denial, ConflictKind::Sharing)))
     }
 
     /// An open of the table that ends with the value.
@@ -287,25 +277,13 @@ impl Inner {
         })
     }
 
-    /// I/O without an open, held a moment like [`Inner::lock_open`].
+    /// I/O without an open.
     pub(crate) async fn momentary(&self, request: lm::IoRequest) -> Result<(), VfsError> {
         let protocol = request.actor.protocol.into();
-        let started = tokio::time::Instant::now();
-        loop {
-            match self.locks.io_without_open(request.clone()).await {
-                Ok(()) => return Ok(()),
-                Err(lm::Denial::Retry(_)) if started.elapsed() < Tree::poll_hold() => {
-                    tokio::time::sleep(POLL_STEP).await;
-                }
-                Err(denial) => {
-                    return Err(self.refused(protocol, denied(denial, ConflictKind::RangeIo)));
-                }
-            }
-        }
+        let answer = self.locks.io_without_open(request).await;
+        answer.map_err(|denial| self.refused(protocol, denied(denial, ConflictKind::RangeIo)))
     }
 }
-
-const POLL_STEP: Duration = Duration::from_millis(8);
 
 /// An open in the lock table without a client's handle: for one operation, or for a transfer. Closed with the value.
 pub(crate) struct Held {
