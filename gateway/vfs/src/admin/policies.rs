@@ -107,7 +107,7 @@ impl Admin {
             let before = told(rules_of_share(&directory.rules, &share.name), &query);
             let after = told(rules_of_share(&rules, &share.name), &query);
             changes.push(SimulatedChange {
-                path: format!("{}/{}", share.name, question.path),
+                path: format!("{}/{}", share.name, query.path),
                 who: who(&query),
                 changed: before != after,
                 before,
