@@ -1,6 +1,7 @@
 //! The lock table for people: lists, explanations, forced release; and who is connected.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
 
 use sluice_lockmgr as lm;
 use sluice_repo::{CaseMode, ContentId, NodeId, RepoError};
@@ -183,11 +184,10 @@ impl Admin {
         entry: &lm::Entry,
         paths: &mut HashMap<lm::ResourceId, Option<String>>,
     ) -> LockRecord {
-        if !paths.contains_key(&entry.resource) {
-            let path = self.path_of(entry.resource).await;
-            paths.insert(entry.resource, path);
-        }
-        let known = paths.get(&entry.resource).cloned().flatten();
+        let known = match paths.entry(entry.resource) {
+            Slot::Occupied(known) => known.get().clone(),
+            Slot::Vacant(free) => free.insert(self.path_of(entry.resource).await).clone(),
+        };
         let holder = &entry.holder;
         LockRecord {
             id: entry.id,

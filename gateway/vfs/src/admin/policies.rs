@@ -83,11 +83,10 @@ impl Admin {
         let directory = self.inner.records.fresh().await?;
         let mut rules = directory.rules.clone();
         rules.retain(|rule| !what_if.remove.contains(&rule.id));
-        let mut next_id = rules.iter().map(|rule| rule.id).max().unwrap_or(0);
-        for rule in what_if.add {
-            next_id += 1;
+        let newest = rules.iter().map(|rule| rule.id).max().unwrap_or(0);
+        for (id, rule) in (newest + 1..).zip(what_if.add) {
             rules.push(PolicyRule {
-                id: next_id,
+                id,
                 ..checked(rule, &directory)?
             });
         }
@@ -152,15 +151,15 @@ fn checked(rule: NewRule, directory: &Directory) -> AdminResult<PolicyRule> {
             "a rule names a user or a group, not both".to_owned(),
         ));
     }
-    if let Some(share) = &rule.share {
-        if directory.share(share).is_none() {
-            return Err(AdminError::NotFound(format!("there is no share {share}")));
-        }
+    if let Some(share) = &rule.share
+        && directory.share(share).is_none()
+    {
+        return Err(AdminError::NotFound(format!("there is no share {share}")));
     }
-    if let Some(user) = &rule.user {
-        if directory.user(user).is_none() {
-            return Err(AdminError::NotFound(format!("there is no user {user}")));
-        }
+    if let Some(user) = &rule.user
+        && directory.user(user).is_none()
+    {
+        return Err(AdminError::NotFound(format!("there is no user {user}")));
     }
     if let Some(group) = &rule.group {
         let wanted = fold_name(group);
@@ -216,7 +215,7 @@ fn parse_wait(text: &str) -> AdminResult<u64> {
 }
 
 fn duration_words(ms: u64) -> String {
-    if ms % 1000 == 0 {
+    if ms.is_multiple_of(1000) {
         format!("{}s", ms / 1000)
     } else {
         format!("{ms}ms")

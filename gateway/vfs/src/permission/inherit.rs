@@ -77,7 +77,7 @@ fn inherit_one(ace: &Ace, directory: bool, creator: &Creator<'_>, mark: u8) -> [
             None,
         ];
     }
-    let effective = counts.then(|| Ace {
+    let effective = counts.then_some(Ace {
         flags: mark,
         ..heir
     });

@@ -167,10 +167,10 @@ impl Inner {
         let Some(acl) = acl else {
             return Ok(self.repo.set_attributes(node.id, change, guard).await?);
         };
-        if let Some(guard) = guard {
-            if self.repo.get(node.id).await?.changed != guard {
-                return Err(VfsError::NotSame);
-            }
+        if let Some(guard) = guard
+            && self.repo.get(node.id).await?.changed != guard
+        {
+            return Err(VfsError::NotSame);
         }
         let records = self.records.current();
         let (uid, gid) = (
