@@ -175,7 +175,7 @@ impl Control {
             Step::Reply(reply) => self.say(&reply),
             Step::Work(work) => return self.carry_out(stream, work).await,
             Step::Data(plan) => {
-                let reply = self.prepare(plan);
+                let reply = self.prepare(plan).await;
                 self.say(&reply);
             }
             Step::Reset(reply) => {

@@ -33,6 +33,8 @@ pub struct Limits {
     pub transfer_stall_timeout: Duration,
     /// Time for a data connection to come about, its TLS handshake included.
     pub data_connect_timeout: Duration,
+    /// Time to wait for a passive port when all of the range are taken: each is held only from PASV to the client's connect.
+    pub passive_port_timeout: Duration,
     /// Time for a client to take a reply.
     pub reply_timeout: Duration,
     /// Time that running transfers get at a graceful stop.
@@ -49,8 +51,9 @@ impl Default for Limits {
             idle_timeout: Duration::from_secs(300),
             transfer_stall_timeout: Duration::from_secs(120),
             data_connect_timeout: Duration::from_secs(30),
+            passive_port_timeout: Duration::from_secs(5),
             reply_timeout: Duration::from_secs(30),
-            stop_grace: Duration::from_secs(20),
+            stop_grace: Duration::from_secs(10),
         }
     }
 }

@@ -1,6 +1,11 @@
 //! PASV, EPSV, PORT, EPRT: getting ready for a data connection.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::time::{sleep, timeout};
 
 use super::Control;
 use crate::codec::host_port::EpsvArgument;
@@ -8,9 +13,12 @@ use crate::data::{self, Prepared};
 use crate::reply::{self, Reply};
 use crate::session::DataPlan;
 
+/// Pause between two looks for a free port.
+const PORT_RETRY: Duration = Duration::from_millis(20);
+
 impl Control {
     /// Replaces whatever was prepared before; a port that is not used any more is free at once.
-    pub(super) fn prepare(&mut self, plan: DataPlan) -> Reply {
+    pub(super) async fn prepare(&mut self, plan: DataPlan) -> Reply {
         self.prepared = None;
         match plan {
             DataPlan::Active(to) => {
@@ -21,7 +29,7 @@ impl Control {
                 Reply::fixed(200, "Will connect to your port.")
             }
             DataPlan::Passive => match self.passive_host() {
-                Some(host) => self.listen(|port| reply::passive(host, port)),
+                Some(host) => self.listen(|port| reply::passive(host, port)).await,
                 None => Reply::fixed(425, "PASV is for IPv4 only; use EPSV."),
             },
             DataPlan::ExtendedPassive(wanted) => {
@@ -32,7 +40,7 @@ impl Control {
                     EpsvArgument::All | EpsvArgument::OtherFamily => false,
                 };
                 if fits {
-                    return self.listen(reply::extended_passive);
+                    return self.listen(reply::extended_passive).await;
                 }
                 let own = if self.local.is_ipv4() { "(1)" } else { "(2)" };
                 Reply::text(522, format!("Network protocol not supported, use {own}"))
@@ -40,12 +48,12 @@ impl Control {
         }
     }
 
-    fn listen(&mut self, answer: impl FnOnce(u16) -> Reply) -> Reply {
-        let ports = self.shared.options.passive_ports.as_ref();
-        let bound = data::bind_passive(self.local, ports).and_then(|listener| {
-            let port = listener.local_addr()?.port();
-            Ok((listener, port))
-        });
+    async fn listen(&mut self, answer: impl FnOnce(u16) -> Reply) -> Reply {
+        let limit = self.shared.options.limits.passive_port_timeout;
+        let bound = match timeout(limit, self.free_port()).await {
+            Ok(bound) => bound,
+            Err(_) => Err(io::Error::from(io::ErrorKind::AddrInUse)),
+        };
         match bound {
             Ok((listener, port)) => {
                 self.prepared = Some(Prepared::Passive(listener));
@@ -54,6 +62,20 @@ impl Control {
             Err(error) => {
                 tracing::warn!(%error, "no passive port");
                 reply::no_passive_port(&error)
+            }
+        }
+    }
+
+    /// A listener and its port; while the whole range is taken, it waits.
+    async fn free_port(&self) -> io::Result<(TcpListener, u16)> {
+        loop {
+            match data::bind_passive(self.local, self.shared.options.passive_ports.as_ref()) {
+                Ok(listener) => {
+                    let port = listener.local_addr()?.port();
+                    return Ok((listener, port));
+                }
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => sleep(PORT_RETRY).await,
+                Err(error) => return Err(error),
             }
         }
     }
