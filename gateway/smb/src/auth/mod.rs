@@ -58,13 +58,13 @@ pub trait AcceptSecurity: Send {
     fn step<'a>(&'a mut self, token: &'a Bytes) -> BoxFuture<'a, Result<Step, Refused>>;
 }
 
+/// A user's identity and NT hash, or that there is no such user.
+pub type Found = Result<Option<(Arc<Identity>, [u8; 16])>, Refused>;
+
 /// Where users come from; the file layer's accounts in production.
 pub trait Users: Send + Sync {
     /// Identity and NT hash of a user, by name without regard to case; `None` if there is no such user.
-    fn nt_hash<'a>(
-        &'a self,
-        user: &'a str,
-    ) -> BoxFuture<'a, Result<Option<(Arc<Identity>, [u8; 16])>, Refused>>;
+    fn nt_hash<'a>(&'a self, user: &'a str) -> BoxFuture<'a, Found>;
     /// Records a failure; returns the delay that it earned.
     fn failed(&self, user: &str, from: IpAddr) -> Duration;
     /// Records a success.
@@ -72,10 +72,7 @@ pub trait Users: Send + Sync {
 }
 
 impl Users for Accounts {
-    fn nt_hash<'a>(
-        &'a self,
-        user: &'a str,
-    ) -> BoxFuture<'a, Result<Option<(Arc<Identity>, [u8; 16])>, Refused>> {
+    fn nt_hash<'a>(&'a self, user: &'a str) -> BoxFuture<'a, Found> {
         Box::pin(async move {
             Accounts::nt_hash(self, user)
                 .await

@@ -2,7 +2,6 @@
 //! interim response, and the reply (MS-SMB2 3.3.5.2, 3.3.4.1 to 3.3.4.4).
 
 use std::future::poll_fn;
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
@@ -18,21 +17,14 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::credits::CREDITS_MAX;
 use super::outgoing::{self, Frame, Message, Sealing};
-use super::receive::Fatal;
+use super::receive::{Fatal, Parts};
 use super::{Connection, negotiate};
 use crate::op::{self, OpContext, OpReply};
+use crate::session::setup::Signature;
 use crate::session::{Channel, Session, SessionEnd, SessionId, TreeId, setup, tree};
 
 /// How long an operation may take before its client gets the interim response.
 const INTERIM_GRACE: Duration = Duration::from_millis(1);
-
-/// Whether a request's signature was there and right.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Signature {
-    Absent,
-    Valid,
-    Invalid,
-}
 
 struct Element {
     header: Header,
@@ -80,7 +72,7 @@ impl Chain {
     pub fn new(
         conn: Arc<Connection>,
         mut frame: BytesMut,
-        parts: SmallVec<[(Header, Range<usize>); 1]>,
+        parts: Parts,
         encrypted: Option<Arc<Channel>>,
         permit: OwnedSemaphorePermit,
     ) -> Chain {
@@ -415,8 +407,7 @@ impl Chain {
         if self.conn.negotiated().is_none() {
             return Err(Fatal("a login before negotiation"));
         }
-        let known = element.channel.is_some() || element.binds.is_some();
-        if element.signature == Signature::Invalid && known {
+        if element.signature == Signature::Invalid && element.channel.is_some() {
             let answer = Answer::new(element.header, NtStatus::ACCESS_DENIED.into());
             self.replies.push(finish(&self.conn, answer, None));
             return Ok(());
@@ -426,7 +417,7 @@ impl Chain {
             header: &element.header,
             message: &element.message,
             encrypted,
-            signed: element.signature == Signature::Valid,
+            signature: element.signature,
             binds: element.binds.as_ref(),
         };
         let done = setup::handle(&self.conn, request).await;

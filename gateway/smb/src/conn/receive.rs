@@ -29,6 +29,9 @@ const INLINE_BYTES: usize = 64 * 1024;
 /// Most requests in one compound.
 const COMPOUND_MAX: usize = 256;
 
+/// The messages of a frame: header and place of each.
+pub(super) type Parts = SmallVec<[(Header, Range<usize>); 1]>;
+
 /// A fault after which the connection must be dropped; the text goes to the log.
 pub(super) struct Fatal(pub &'static str);
 
@@ -171,7 +174,7 @@ fn decrypt(conn: &Connection, frame: &mut BytesMut) -> Result<Arc<Channel>, Fata
 }
 
 /// Cuts a frame into the messages of its compound.
-fn split(frame: &[u8]) -> Result<SmallVec<[(Header, Range<usize>); 1]>, Fatal> {
+fn split(frame: &[u8]) -> Result<Parts, Fatal> {
     let mut elements = SmallVec::new();
     let mut at = 0;
     loop {

@@ -20,7 +20,7 @@ pub struct Signer {
 }
 
 enum Mac {
-    Hmac(hmac::Key),
+    Hmac(Box<hmac::Key>),
     Cmac(cmac::Key),
     Gmac(LessSafeKey),
 }
@@ -30,7 +30,9 @@ impl Signer {
     pub fn new(algorithm: SigningAlgorithm, key: &Key) -> Result<Signer, CryptoFailed> {
         let key = key.as_bytes();
         let mac = match algorithm {
-            SigningAlgorithm::HmacSha256 => Mac::Hmac(hmac::Key::new(hmac::HMAC_SHA256, key)),
+            SigningAlgorithm::HmacSha256 => {
+                Mac::Hmac(Box::new(hmac::Key::new(hmac::HMAC_SHA256, key)))
+            }
             SigningAlgorithm::AesCmac => {
                 Mac::Cmac(cmac::Key::new(cmac::AES_128, key).map_err(|_| CryptoFailed)?)
             }

@@ -44,6 +44,17 @@ enum Kind {
     Bind(Arc<Session>),
 }
 
+/// Whether a request's signature was there and right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Signature {
+    /// None, or the request was encrypted.
+    Absent,
+    /// Right.
+    Valid,
+    /// Wrong, or of a session that this connection does not know.
+    Invalid,
+}
+
 /// A SESSION_SETUP request and what its frame told.
 pub(crate) struct SetupRequest<'a> {
     /// The header.
@@ -52,8 +63,8 @@ pub(crate) struct SetupRequest<'a> {
     pub message: &'a Bytes,
     /// It was encrypted.
     pub encrypted: bool,
-    /// It was signed, and rightly so.
-    pub signed: bool,
+    /// Its signature.
+    pub signature: Signature,
     /// It asks to bind this session.
     pub binds: Option<&'a Arc<Session>>,
 }
@@ -134,7 +145,7 @@ pub(crate) async fn handle(conn: &Arc<Connection>, setup: SetupRequest<'_>) -> S
         Err(status) => {
             let signer = setup
                 .binds
-                .filter(|_| setup.signed)
+                .filter(|_| setup.signature == Signature::Valid)
                 .map(|s| s.signer.clone());
             return SetupReply {
                 signer,
@@ -150,7 +161,9 @@ pub(crate) async fn handle(conn: &Arc<Connection>, setup: SetupRequest<'_>) -> S
             SetupReply {
                 reply: OpReply::with_status(NtStatus::MORE_PROCESSING_REQUIRED, body),
                 session_id: pending.id,
-                signer: pending.signer().filter(|_| setup.signed),
+                signer: pending
+                    .signer()
+                    .filter(|_| setup.signature == Signature::Valid),
                 continues: Some(pending),
             }
         }
@@ -270,8 +283,13 @@ fn check_binding(
             return Err(NtStatus::NOT_SUPPORTED);
         }
     }
-    if own.dialect != wanted.dialect || own.cipher != wanted.cipher || !setup.signed {
+    if own.dialect != wanted.dialect || own.cipher != wanted.cipher {
         return Err(NtStatus::INVALID_PARAMETER);
+    }
+    match setup.signature {
+        Signature::Absent => return Err(NtStatus::INVALID_PARAMETER),
+        Signature::Invalid => return Err(NtStatus::ACCESS_DENIED),
+        Signature::Valid => {}
     }
     Ok(session.clone())
 }
