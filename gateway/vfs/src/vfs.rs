@@ -22,7 +22,7 @@ use crate::open::OpenTable;
 use crate::places::Places;
 use crate::request::{LeaseKey, LeaseState};
 use crate::share::{Records, Share};
-use crate::tree::{RangeOwners, Tree};
+use crate::tree::{Forks, RangeOwners, Tree};
 use crate::watch::WatchHub;
 use crate::working::WorkingTable;
 
@@ -71,6 +71,7 @@ pub(crate) struct Inner {
     pub(crate) opens: OpenTable,
     pub(crate) range_owners: RangeOwners,
     pub(crate) actors: ActorCache,
+    pub(crate) forks: Forks,
     /// Makes writing sessions of clients without opens: another one after each start.
     pub(crate) session_base: u128,
     pub(crate) metrics: Metrics,
@@ -117,6 +118,7 @@ impl Vfs {
             opens: OpenTable::default(),
             range_owners: RangeOwners::default(),
             actors: ActorCache::default(),
+            forks: Forks::default(),
             session_base: random_u128(),
             metrics: Metrics::default(),
             records,

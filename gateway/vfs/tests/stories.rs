@@ -347,6 +347,38 @@ async fn where_the_rule_says_fork_the_later_writer_gets_a_conflicted_copy() {
     assert_eq!(content(&ftp, "plan.txt").await, b"one");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_nfs_writer_under_fork_writes_to_its_copy() {
+    let world = World::with(&[rule(RuleProtocol::Nfs3, OnConflict::Fork)]).await;
+    let (smb, nfs, ftp) = doors(&world);
+    put(&ftp, "f.txt", b"one").await;
+    let open = smb
+        .open(request("f.txt", READ, DENY_WRITE, Disposition::Open))
+        .await
+        .expect("open")
+        .open;
+    let node = open.content().node;
+    nfs.set_attributes(node, AttributeChange::default(), Some(0), None)
+        .await
+        .expect("cuts its copy");
+    for (offset, data) in [(0, &b"two"[..]), (3, &b"!"[..])] {
+        nfs.write(node, offset, Bytes::from_static(data), Stability::Unstable)
+            .await
+            .expect("writes its copy");
+    }
+    nfs.commit(node).await.expect("commits its copy");
+    open.close().await.expect("closed");
+    assert_eq!(content(&ftp, "f.txt").await, b"one");
+    let page = nfs
+        .read_dir(nfs.root(), Cookie(0), 10)
+        .await
+        .expect("listed");
+    assert_eq!(page.entries.len(), 2, "one copy for all writes");
+    let copy = &page.entries[1].name;
+    assert!(copy.starts_with("f (conflicted copy alice"), "{copy}");
+    assert_eq!(content(&ftp, copy).await, b"two!");
+}
+
 /// Answers breaks as a client does: writes its dirty bytes, then gives the cache back.
 #[derive(Default)]
 struct Holder {

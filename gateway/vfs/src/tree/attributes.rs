@@ -9,6 +9,7 @@ use sluice_repo::{
 use crate::error::VfsError;
 use crate::lock_bridge::main;
 use crate::open::filter;
+use crate::policy::OnConflict;
 use crate::request::AccessMask;
 use crate::tree::Tree;
 
@@ -119,18 +120,34 @@ impl Tree {
             return Err(VfsError::TooLarge);
         }
         self.require_write(node, policy).await?;
+        if let Some(copy) = self.fork_in_use(node.id, policy) {
+            return self.cut(copy, size).await;
+        }
         let working = self.working_of(node.id).await?;
-        let content = working.content()?;
-        let from = content.len().min(size);
+        let from = working.content()?.len().min(size);
         let range = lm::ByteRange::to_end(from);
-        self.pass_momentary(node.id, lm::IoKind::SetSize(range), policy)
-            .await?;
+        match self
+            .pass_momentary(node.id, lm::IoKind::SetSize(range), policy)
+            .await
+        {
+            Ok(()) => self.cut(node.id, size).await,
+            Err(VfsError::Conflict(_)) if policy.on_conflict == OnConflict::Fork => {
+                let copy = self.fork_for_writes(node, policy).await?;
+                self.cut(copy, size).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Changes the length; the lock table was passed.
+    async fn cut(&self, node: NodeId, size: u64) -> Result<(), VfsError> {
+        let working = self.working_of(node).await?;
+        let content = working.content()?;
         if content.len() != size {
             self.inner()
                 .note_write(&working, &self.momentary_writer(), true);
             content.set_len(size).await?;
-            self.inner()
-                .notify_content(main(node.id), None, filter::SIZE);
+            self.inner().notify_content(main(node), None, filter::SIZE);
         }
         self.inner().flush(&working).await
     }

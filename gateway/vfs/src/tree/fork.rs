@@ -1,11 +1,19 @@
 //! Conflicted copies: where the policy says `fork`, the later writer's content becomes a sibling and nobody loses anything.
+//!
+//! A client without opens (NFSv3) can't be given another handle: its writes go to its copy as long as it goes on writing.
 
-use sluice_repo::{Attributes, NodeKind};
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use sluice_repo::{Attributes, NodeId, NodeKind};
 
 use crate::error::VfsError;
+use crate::identity::ClientId;
 use crate::lock_bridge::main;
 use crate::metrics::Metrics;
 use crate::path::COMPONENT_BYTES_MAX;
+use crate::policy::{OnConflict, WritePolicy};
 use crate::request::NewNode;
 use crate::tree::Tree;
 use crate::vfs::now;
@@ -15,7 +23,68 @@ const TRIES_MAX: u32 = 100;
 /// Bytes of the document that are read at once while it is copied.
 const PIECE_BYTES: u32 = 4 << 20;
 
+/// How long a client without opens may pause and still write to its copy.
+const IDLE_MAX: Duration = Duration::from_secs(30);
+/// Copies in use of such clients at once; the longest unused makes room.
+const FORKS_MAX: usize = 10_000;
+
+/// Copies that clients without opens write to, by client and document.
+#[derive(Default)]
+pub(crate) struct Forks(Mutex<HashMap<(ClientId, NodeId), (NodeId, Instant)>>);
+
+impl Forks {
+    /// The client's copy, if it has used it lately.
+    pub(crate) fn get(&self, client: ClientId, node: NodeId) -> Option<NodeId> {
+        let mut forks = self.0.lock();
+        let (copy, used) = forks.get_mut(&(client, node))?;
+        if used.elapsed() > IDLE_MAX {
+            forks.remove(&(client, node));
+            return None;
+        }
+        *used = Instant::now();
+        Some(*copy)
+    }
+
+    fn add(&self, client: ClientId, node: NodeId, copy: NodeId) {
+        let mut forks = self.0.lock();
+        if forks.len() >= FORKS_MAX {
+            forks.retain(|_, (_, used)| used.elapsed() <= IDLE_MAX);
+            if let Some(oldest) = forks.iter().min_by_key(|(_, (_, used))| *used) {
+                let oldest = *oldest.0;
+                forks.remove(&oldest);
+            }
+        }
+        forks.insert((client, node), (copy, Instant::now()));
+    }
+}
+
 impl Tree {
+    /// The copy that this client's writes to `node` go to, if there is one.
+    pub(crate) fn fork_in_use(&self, node: NodeId, policy: &WritePolicy) -> Option<NodeId> {
+        if policy.on_conflict != OnConflict::Fork {
+            return None;
+        }
+        self.inner().forks.get(self.caller().client.id, node)
+    }
+
+    /// Makes the copy that this client's writes to `node` go to from now on.
+    pub(crate) async fn fork_for_writes(
+        &self,
+        node: &Attributes,
+        policy: &WritePolicy,
+    ) -> Result<NodeId, VfsError> {
+        let path = self.inner().repo.path_of(node.id).await?;
+        let (dir, name) = path.last().ok_or(VfsError::Stale)?;
+        let dir = self.folder(*dir).await?;
+        self.check_create(&dir, false, policy).await?;
+        let copy = self.fork_copy(&dir, name, node).await?;
+        let exact = sluice_repo::CaseMode::Sensitive;
+        let made = self.inner().repo.lookup(dir.id, &copy, exact).await?;
+        let client = self.caller().client.id;
+        self.inner().forks.add(client, node.id, made.attributes.id);
+        Ok(made.attributes.id)
+    }
+
     /// Makes a copy of a document's present content beside it and returns its name.
     pub(crate) async fn fork_copy(
         &self,

@@ -21,6 +21,7 @@ use crate::share::Share;
 use crate::vfs::Inner;
 use crate::watch::{ChangeFilter, Watch};
 
+pub(crate) use fork::Forks;
 pub(crate) use ranges::RangeOwners;
 pub(crate) use rename::Move;
 pub(crate) use rules::join;

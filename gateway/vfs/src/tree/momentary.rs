@@ -10,7 +10,7 @@ use sluice_repo::{Attributes, DOCUMENT_BYTES_MAX, NodeId, NodeKind, WriteSession
 use crate::error::VfsError;
 use crate::lock_bridge::{main, on_conflict};
 use crate::open::{ReadData, Stability, filter, read_working};
-use crate::policy::WritePolicy;
+use crate::policy::{OnConflict, WritePolicy};
 use crate::request::AccessMask;
 use crate::tree::{Tree, WriteReceipt};
 use crate::working::{Writer, origin};
@@ -59,13 +59,23 @@ impl Tree {
         let attributes = self.document(node).await?;
         let policy = self.policy_of(node).await?;
         self.require_write(&attributes, &policy).await?;
+        if let Some(copy) = self.fork_in_use(node, &policy) {
+            return Box::pin(self.write(copy, offset, data, stability)).await;
+        }
         let range = lm::ByteRange::clamped(offset, bytes);
         let place = (policy.writers != lm::Writers::Shared).then_some(lm::PlaceRequest {
             idle: self.inner().options.place_idle,
         });
         let request = self.io_request(node, lm::IoKind::Write(range), place, &policy);
         let resource = request.resource;
-        self.inner().momentary(request).await?;
+        match self.inner().momentary(request).await {
+            Ok(()) => {}
+            Err(VfsError::Conflict(_)) if policy.on_conflict == OnConflict::Fork => {
+                let copy = self.fork_for_writes(&attributes, &policy).await?;
+                return Box::pin(self.write(copy, offset, data, stability)).await;
+            }
+            Err(error) => return Err(error),
+        }
         if place.is_some() {
             self.inner().place_used(self.caller().client.id, resource);
         }
@@ -96,10 +106,13 @@ impl Tree {
 
     /// Makes all momentary writes to `node` durable (NFSv3 COMMIT).
     pub async fn commit(&self, node: NodeId) -> Result<(), VfsError> {
-        if let Some(working) = self.inner().working.peek(main(node)) {
-            self.inner().flush(&working).await?;
-        } else {
-            self.document(node).await?;
+        let copy = self.inner().forks.get(self.caller().client.id, node);
+        for node in copy.into_iter().chain([node]) {
+            if let Some(working) = self.inner().working.peek(main(node)) {
+                self.inner().flush(&working).await?;
+            } else {
+                self.document(node).await?;
+            }
         }
         let resource = lm::ResourceId::main(node.0);
         self.inner()
