@@ -19,7 +19,7 @@ use crate::upload::{self, Upload};
 
 const CHUNK: u64 = CHUNK_BYTES as u64;
 /// Pieces that a chunk may consist of before a seal rewrites it as a whole.
-const FRAGMENTS_MAX: usize = 16;
+const FRAGMENTS_MAX: usize = 128;
 
 /// A working content; see the trait.
 pub(crate) struct Core {

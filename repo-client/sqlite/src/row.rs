@@ -111,13 +111,12 @@ pub(crate) struct Entry {
     pub(crate) node: NodeId,
 }
 
+/// Sorted by the caller: asked for an order, SQLite walks the whole folder in it.
+const ENTRIES: &str = "SELECT name, cookie, node FROM entry WHERE parent = ?1 AND fold = ?2";
+
 /// All entries of a folder whose folded name is this, oldest first. Hardly ever more than one.
 pub(crate) fn entries(conn: &Connection, parent: NodeId, fold: &str) -> Result<Vec<Entry>> {
-    let mut statement = conn
-        .prepare_cached(
-            "SELECT name, cookie, node FROM entry WHERE parent = ?1 AND fold = ?2 ORDER BY cookie",
-        )
-        .map_err(db)?;
+    let mut statement = conn.prepare_cached(ENTRIES).map_err(db)?;
     let rows = statement.query_map(params![parent.0 as i64, fold], |row| {
         Ok(Entry {
             name: row.get(0)?,
@@ -125,7 +124,9 @@ pub(crate) fn entries(conn: &Connection, parent: NodeId, fold: &str) -> Result<V
             node: NodeId(row.get::<_, i64>(2)? as u64),
         })
     });
-    rows.and_then(Iterator::collect).map_err(db)
+    let mut found: Vec<Entry> = rows.and_then(Iterator::collect).map_err(db)?;
+    found.sort_by_key(|entry| entry.cookie);
+    Ok(found)
 }
 
 /// Chooses among entries of equal fold.
@@ -146,4 +147,21 @@ pub(crate) fn entry(
 ) -> Result<Option<Entry>> {
     let found = entries(conn, parent, &fold_name(name))?;
     Ok(choose(&found, name, case).cloned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_looked_up_by_the_index_on_folded_names() {
+        let mut conn = Connection::open_in_memory().expect("database");
+        crate::schema::migrate(&mut conn).expect("schema");
+        let plan: String = conn
+            .query_row(&format!("EXPLAIN QUERY PLAN {ENTRIES}"), [1, 2], |row| {
+                row.get(3)
+            })
+            .expect("plan");
+        assert!(plan.contains("entry_name (parent=? AND fold=?)"), "{plan}");
+    }
 }

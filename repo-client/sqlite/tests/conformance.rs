@@ -204,7 +204,7 @@ async fn check_finds_and_repairs_what_someone_broke_in_the_file() {
     let found = repo.check(false).await.expect("check");
     assert_eq!(
         (found.problems.len(), found.repaired),
-        (4, 0),
+        (5, 0),
         "{:?}",
         found.problems
     );
