@@ -37,6 +37,10 @@ async fn main() {
         store: Arc::new(store),
         next: AtomicU64::new(0),
     });
+    if std::env::args().nth(2).is_some() {
+        // Only the part about folders.
+        return large_folder(&bench).await;
+    }
     for workers in [1, 8] {
         small_documents(&bench, workers, 4 << 10).await;
     }
