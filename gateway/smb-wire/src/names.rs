@@ -69,6 +69,34 @@ fn unmap_char(c: char) -> char {
     }
 }
 
+/// The 8.3 form of a wire name: itself in capitals if it fits, otherwise two characters, a checksum and the start
+/// of the extension, as NTFS makes it for folders with many similar names. It is shown, never looked up.
+pub fn short_name(name: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "!#$%&'()-@^_`{}~".contains(c);
+    let (base, extension) = match name.rsplit_once('.') {
+        Some((base, extension)) if !base.is_empty() => (base, extension),
+        _ => (name, ""),
+    };
+    let fits = (1..=8).contains(&base.len()) && extension.len() <= 3 && !name.ends_with('.');
+    if fits && base.chars().chain(extension.chars()).all(plain) {
+        return name.to_ascii_uppercase();
+    }
+    let short = |text: &str, len: usize| -> String {
+        let kept = text.chars().filter(|c| plain(*c)).take(len);
+        kept.map(|c| c.to_ascii_uppercase()).collect()
+    };
+    // FNV-1a, folded to 16 bits.
+    let hash = name.bytes().fold(0x811C_9DC5u32, |h, b| {
+        (h ^ u32::from(b)).wrapping_mul(0x0100_0193)
+    });
+    let sum = (hash >> 16 ^ hash) as u16;
+    let out = format!("{}{sum:04X}~1", short(base, 2));
+    match short(extension, 3) {
+        empty if empty.is_empty() => out,
+        extension => format!("{out}.{extension}"),
+    }
+}
+
 /// Why a path can't name anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathError {
@@ -179,6 +207,18 @@ mod tests {
         assert_eq!(to_wire_name("end "), "end\u{F028}");
         assert_eq!(to_wire_name("."), ".");
         assert_eq!(to_wire_name("in.the middle"), "in.the middle");
+    }
+
+    #[test]
+    fn short_names_fit_eight_and_three() {
+        assert_eq!(short_name("readme.txt"), "README.TXT");
+        assert_eq!(short_name("noext"), "NOEXT");
+        let long = short_name("a long name.jpeg");
+        assert!(long.starts_with("AL") && long.ends_with("~1.JPE") && long.len() == 12);
+        assert_ne!(
+            short_name("a long name.jpeg"),
+            short_name("a long nome.jpeg")
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@ use bytes::{BufMut, BytesMut};
 
 use crate::cmd::create::FileStamp;
 use crate::codec::{pad_to, patch_u32, put_utf16le, to_utf16le};
+use crate::names::short_name;
 
 /// FileBasicInformation.
 pub const BASIC: u8 = 4;
@@ -82,7 +83,8 @@ pub fn fixed_len(class: u8) -> Option<usize> {
         STANDARD => 24,
         INTERNAL | POSITION => 8,
         EA | ACCESS | MODE | ALIGNMENT => 4,
-        NAME | NORMALIZED_NAME | ALTERNATE_NAME => 4,
+        NAME | NORMALIZED_NAME => 4,
+        ALTERNATE_NAME => 8,
         ALL => 104,
         STREAM => 32,
         COMPRESSION => 16,
@@ -107,6 +109,10 @@ pub fn encode(class: u8, facts: &FileFacts) -> Option<BytesMut> {
         ACCESS => w.put_u32_le(facts.access),
         NAME => put_name(&mut w, &facts.name),
         NORMALIZED_NAME => put_name(&mut w, facts.name.trim_start_matches('\\')),
+        ALTERNATE_NAME => {
+            let last = facts.name.rsplit('\\').next().unwrap_or_default();
+            put_name(&mut w, &short_name(last));
+        }
         POSITION => w.put_u64_le(facts.position),
         MODE => w.put_u32_le(facts.mode),
         ALIGNMENT => w.put_u32_le(0),
@@ -203,7 +209,7 @@ mod tests {
             if let Some(out) = encode(class, &facts) {
                 let fixed = fixed_len(class).expect("an encoded class has a length");
                 assert!(out.len() >= fixed.min(out.len()));
-                if !matches!(class, NAME | NORMALIZED_NAME | ALL) {
+                if !matches!(class, NAME | NORMALIZED_NAME | ALTERNATE_NAME | ALL) {
                     assert_eq!(out.len(), fixed, "class {class}");
                 }
             }

@@ -60,7 +60,6 @@ async fn file_info(disk: &DiskOpen, request: &QueryInfoRequest) -> Answer {
     match request.class {
         file::FULL_EA => full_ea(disk, request).await,
         file::STREAM => streams(disk, request).await,
-        file::ALTERNATE_NAME => Err(NtStatus::OBJECT_NAME_NOT_FOUND.into()),
         file::PIPE | file::PIPE_LOCAL => Err(NtStatus::INVALID_PARAMETER.into()),
         class => {
             let facts = file_facts(disk).await?;
