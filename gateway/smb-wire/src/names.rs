@@ -128,11 +128,13 @@ impl SmbPath {
 
     /// Parses the same from text.
     pub fn parse(text: &str) -> std::result::Result<Self, PathError> {
+        // Some clients of POSIX heritage send their own separator, which no name can hold anyway.
+        let text = text.replace('/', "\\");
         if text.starts_with('\\') {
             return Err(PathError::LeadingSeparator);
         }
         let mut path = Self::default();
-        let text = text.strip_suffix('\\').unwrap_or(text);
+        let text = text.strip_suffix('\\').unwrap_or(&text);
         if text.is_empty() {
             return Ok(path);
         }
@@ -162,7 +164,7 @@ impl SmbPath {
 }
 
 fn is_reserved(c: char) -> bool {
-    c < ' ' || matches!(c, '"' | '*' | '<' | '>' | '?' | '|' | '/' | ':')
+    c < ' ' || matches!(c, '"' | '*' | '<' | '>' | '?' | '|' | ':')
 }
 
 /// Parses what follows the first colon: `name`, `name:$DATA` or `:$DATA`; the last is no stream at all.
@@ -189,7 +191,8 @@ fn parse_stream(text: &str) -> std::result::Result<Option<String>, PathError> {
             Err(PathError::BadName)
         };
     }
-    Ok(Some(from_wire_name(name)))
+    // Stream names keep their characters: Windows allows all but these three in them.
+    Ok(Some(name.to_owned()))
 }
 
 #[cfg(test)]
@@ -238,7 +241,8 @@ mod tests {
         assert_eq!(SmbPath::parse("\\a"), Err(PathError::LeadingSeparator));
         assert_eq!(SmbPath::parse("a\\\\b"), Err(PathError::BadName));
         assert_eq!(SmbPath::parse("a*b"), Err(PathError::BadName));
-        assert_eq!(SmbPath::parse("a/b"), Err(PathError::BadName));
+        assert_eq!(SmbPath::parse("a/b"), SmbPath::parse("a\\b"));
+        assert_eq!(SmbPath::parse("a/../b"), Err(PathError::Dots));
         assert_eq!(SmbPath::parse("f:s:$INDEX"), Err(PathError::BadName));
     }
 

@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::codec::{Reader, slice_at};
-use crate::error::{DecodeError, Result};
+use crate::error::Result;
 use crate::header::FileId;
 
 /// FILE_DIRECTORY_FILE: the target must be or become a directory.
@@ -65,15 +65,16 @@ pub enum Disposition {
 }
 
 impl Disposition {
-    fn decode(raw: u32) -> Result<Self> {
-        Ok(match raw {
+    /// The disposition with this value.
+    pub fn from_code(raw: u32) -> Option<Self> {
+        Some(match raw {
             0 => Self::Supersede,
             1 => Self::Open,
             2 => Self::Create,
             3 => Self::OpenIf,
             4 => Self::Overwrite,
             5 => Self::OverwriteIf,
-            _ => return Err(DecodeError::Invalid("CreateDisposition")),
+            _ => return None,
         })
     }
 
@@ -109,8 +110,8 @@ pub struct CreateRequest {
     pub file_attributes: u32,
     /// ShareAccess: 1 read, 2 write, 4 delete.
     pub share_access: u32,
-    /// CreateDisposition.
-    pub disposition: Disposition,
+    /// CreateDisposition; `None` is a value that does not exist, which a reconnect may carry.
+    pub disposition: Option<Disposition>,
     /// CreateOptions, the `OPT_` values.
     pub options: u32,
     /// The name, UTF-16LE, relative to the share.
@@ -140,7 +141,7 @@ impl CreateRequest {
             desired_access,
             file_attributes,
             share_access,
-            disposition: Disposition::decode(disposition)?,
+            disposition: Disposition::from_code(disposition),
             options,
             name: slice_at(message, usize::from(name_at), usize::from(name_len))?,
             contexts: slice_at(message, ctx_at as usize, ctx_len as usize)?,

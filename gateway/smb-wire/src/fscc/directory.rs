@@ -4,6 +4,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::cmd::create::FileStamp;
 use crate::codec::{pad_to, patch_u32, put_utf16le};
+use crate::names::short_name;
 
 /// A listing level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,7 +137,25 @@ fn put_stamp(out: &mut BytesMut, stamp: &FileStamp) {
     out.put_u32_le(stamp.attributes);
 }
 
-/// What stands between the name's length and the name; there are no short names.
+/// ShortNameLength, Reserved and 24 bytes of ShortName; empty if the name is short already.
+fn put_short_name(out: &mut BytesMut, name: &str) {
+    const SHORT_NAME_BYTES: usize = 24;
+    let short = match name {
+        "." | ".." => String::new(),
+        name => short_name(name),
+    };
+    let shown = if short.eq_ignore_ascii_case(name) {
+        ""
+    } else {
+        &short
+    };
+    out.put_u8(shown.len() as u8 * 2);
+    out.put_u8(0);
+    put_utf16le(out, shown);
+    out.put_bytes(0, SHORT_NAME_BYTES - shown.len() * 2);
+}
+
+/// What stands between the name's length and the name.
 fn put_tail(out: &mut BytesMut, class: DirectoryClass, entry: &DirectoryEntry<'_>) {
     let ea_or_tag = if entry.reparse_tag != 0 {
         entry.reparse_tag
@@ -148,11 +167,12 @@ fn put_tail(out: &mut BytesMut, class: DirectoryClass, entry: &DirectoryEntry<'_
         DirectoryClass::Full => out.put_u32_le(ea_or_tag),
         DirectoryClass::Both => {
             out.put_u32_le(ea_or_tag);
-            out.put_bytes(0, 26);
+            put_short_name(out, entry.name);
         }
         DirectoryClass::IdBoth => {
             out.put_u32_le(ea_or_tag);
-            out.put_bytes(0, 28);
+            put_short_name(out, entry.name);
+            out.put_u16_le(0);
             out.put_u64_le(entry.file_id);
         }
         DirectoryClass::IdFull => {

@@ -1,5 +1,7 @@
 //! CHANGE_NOTIFY (MS-SMB2 3.3.5.19): waits on the folder's watch, which lasts as long as the handle.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use sluice_smb_wire::NtStatus;
 use sluice_smb_wire::cmd::change_notify::{
     ChangeNotifyRequest, NotifyAction, WATCH_TREE, encode_changes,
@@ -31,7 +33,8 @@ pub async fn handle(ctx: &OpContext) -> Answer {
         Ok(changes) => changes,
         Err(status) => return Err(status.into()),
     };
-    let limit = request.output_len as usize;
+    let first = disk.notify_len.load(Relaxed);
+    let limit = request.output_len.min(first) as usize;
     match changes.and_then(|c| encode(&c, limit)) {
         Some(body) if !body.is_empty() => {
             let head = encode_buffer_head(body.len() as u32);
@@ -51,6 +54,7 @@ async fn start_watch(disk: &DiskOpen, request: &ChangeNotifyRequest) -> Result<(
         let deep = request.flags & WATCH_TREE != 0;
         let made = disk.tree.watch(disk.open.content().node, filter, deep);
         *watch = Some(made.await?);
+        disk.notify_len.store(request.output_len, Relaxed);
     }
     Ok(())
 }
@@ -85,7 +89,7 @@ fn wire_relative(change: &Change) -> String {
     let mut out = parts.join("\\");
     if let Some(stream) = stream {
         out.push(':');
-        out.push_str(&to_wire_name(stream));
+        out.push_str(stream);
     }
     out
 }

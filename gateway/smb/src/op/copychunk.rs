@@ -34,9 +34,6 @@ pub async fn handle(ctx: &OpContext, request: &IoctlRequest, open: &SmbOpen) -> 
     let (from, to) = (disk_of(&source)?, disk_of(open)?);
     check(request, from, to)?;
     let (status, chunks, bytes) = run(from, to, &copy.chunks).await;
-    if status.is_error() && status != NtStatus::INVALID_VIEW_SIZE && chunks == 0 {
-        return Err(status.into());
-    }
     let output = wire::encode_copychunk_response(chunks, 0, bytes);
     let answer = reply(request, open.id, output).file(open.id);
     Ok(OpReply { status, ..answer })
@@ -54,7 +51,7 @@ fn exceeds_limits(copy: &CopyChunkRequest) -> bool {
 
 /// The source must be readable, the target writable; plain COPYCHUNK wants the target readable too.
 fn check(request: &IoctlRequest, from: &DiskOpen, to: &DiskOpen) -> Result<(), NtStatus> {
-    if from.open.is_directory() || to.open.is_directory() {
+    if from.is_folder() || to.is_folder() {
         return Err(NtStatus::INVALID_DEVICE_REQUEST);
     }
     need_any(from, AccessMask::READ_DATA | AccessMask::EXECUTE)?;

@@ -42,7 +42,7 @@ pub async fn handle(ctx: &OpContext) -> Answer {
         return answer;
     }
     let path = SmbPath::decode(&request.name).map_err(path_status)?;
-    validate(&request, &path)?;
+    let disposition = validate(ctx, &request, &path)?;
     if contexts.timewarp.is_some_and(|time| time != 0) {
         // There are no snapshots to open.
         return Err(NtStatus::OBJECT_NAME_NOT_FOUND.into());
@@ -57,7 +57,7 @@ pub async fn handle(ctx: &OpContext) -> Answer {
     let file_id = ctx.server.opens.new_file_id();
     let listener = OpenListener::new(file_id, &ctx.session);
     let components = path.components.clone();
-    let open = to_vfs(ctx, &request, path, &contexts, &listener)?;
+    let open = to_vfs(ctx, &request, disposition, path, &contexts, &listener)?;
     let opened = tokio::select! {
         biased;
         () = ctx.cancel.cancelled() => return Err(ctx.cancelled_status(NtStatus::CANCELLED).into()),
@@ -87,6 +87,8 @@ pub async fn handle(ctx: &OpContext) -> Answer {
             },
             scan: Default::default(),
             watch: Default::default(),
+            notify_len: AtomicU32::new(0),
+            reserved: AtomicU64::new(contexts.allocation.unwrap_or(0)),
             lock_sequence: Mutex::new([0; 65]),
             durable: Mutex::new(durable),
             channel_sequence: AtomicU16::new(ctx.header.channel_sequence()),
@@ -106,6 +108,7 @@ pub async fn handle(ctx: &OpContext) -> Answer {
         file_id,
         action: done,
         attributes: &opened.attributes,
+        reserved: contexts.allocation.unwrap_or(0),
         cache: opened.cache,
         durable,
     };
@@ -191,6 +194,8 @@ pub(super) struct Granted<'a> {
     pub(super) file_id: FileId,
     pub(super) action: wire::CreateAction,
     pub(super) attributes: &'a Attributes,
+    /// AllocationSize that this handle reserved.
+    pub(super) reserved: u64,
     pub(super) cache: GrantedCache,
     /// `Some` tells the client that its open is durable.
     pub(super) durable: Option<DurableState>,
@@ -224,7 +229,7 @@ impl Granted<'_> {
         let response = CreateResponse {
             oplock_level,
             action: self.action,
-            stamp: facts::stamp(self.attributes),
+            stamp: facts::stamp_reserved(self.attributes, self.reserved),
             file_id: self.file_id,
             contexts: out.finish(),
         };
@@ -244,7 +249,8 @@ impl Granted<'_> {
                 breaking,
             } => (key, state, epoch, breaking),
         };
-        let v2 = asked.and_then(|a| a.v2);
+        // A lease keeps the version that it was made with, whichever the client asks with now.
+        let v2 = (epoch != 0).then(|| asked.and_then(|a| a.v2).unwrap_or_default());
         let parent = asked.map_or(0, |a| a.flags & LEASE_FLAG_PARENT_KEY);
         let mut flags = if v2.is_some() { parent } else { 0 };
         if breaking {

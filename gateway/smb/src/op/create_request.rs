@@ -31,7 +31,11 @@ pub(super) fn path_status(error: PathError) -> NtStatus {
 }
 
 /// Checks that need no look at the share, in the order in which Windows makes them.
-pub(super) fn validate(request: &CreateRequest, path: &SmbPath) -> Result<(), NtStatus> {
+pub(super) fn validate(
+    ctx: &OpContext,
+    request: &CreateRequest,
+    path: &SmbPath,
+) -> Result<wire::Disposition, NtStatus> {
     const OPTIONS_INVALID: u32 = 0xFF00_0000;
     const OPTIONS_UNSUPPORTED: u32 =
         wire::OPT_CREATE_TREE_CONNECTION | wire::OPT_OPEN_BY_FILE_ID | wire::OPT_RESERVE_OPFILTER;
@@ -40,6 +44,8 @@ pub(super) fn validate(request: &CreateRequest, path: &SmbPath) -> Result<(), Nt
     if request.impersonation_level > 3 {
         return Err(NtStatus::BAD_IMPERSONATION_LEVEL);
     }
+    let disposition = request.disposition.ok_or(NtStatus::INVALID_PARAMETER)?;
+    validate_access(ctx, request.desired_access)?;
     if request.options & OPTIONS_INVALID != 0
         || request.file_attributes & !ATTRIBUTES_VALID != 0
         || request.share_access & !SHARE_VALID != 0
@@ -50,27 +56,38 @@ pub(super) fn validate(request: &CreateRequest, path: &SmbPath) -> Result<(), Nt
         return Err(NtStatus::NOT_SUPPORTED);
     }
     let directory = request.has(wire::OPT_DIRECTORY_FILE);
-    if directory && (request.has(wire::OPT_NON_DIRECTORY_FILE) || request.disposition.truncates()) {
+    if directory && (request.has(wire::OPT_NON_DIRECTORY_FILE) || disposition.truncates()) {
         return Err(NtStatus::INVALID_PARAMETER);
     }
     if directory && (path.stream.is_some() || path.explicit_data) {
         return Err(NtStatus::NOT_A_DIRECTORY);
     }
-    validate_access(request)
+    validate_delete(request, disposition)?;
+    Ok(disposition)
 }
 
-fn validate_access(request: &CreateRequest) -> Result<(), NtStatus> {
+/// Auditing lists are for administrators only.
+fn validate_access(ctx: &OpContext, access: u32) -> Result<(), NtStatus> {
     const RESERVED: u32 = 0x0CE0_FE00;
-    let access = request.desired_access;
-    if access & RESERVED != 0 || access & !AccessMask::SYNCHRONIZE == 0 {
+    if access & RESERVED != 0 || access == 0 {
         return Err(NtStatus::ACCESS_DENIED);
     }
+    if access & AccessMask::ACCESS_SYSTEM_SECURITY != 0 && !ctx.session.caller.identity.admin {
+        return Err(NtStatus::PRIVILEGE_NOT_HELD);
+    }
+    Ok(())
+}
+
+fn validate_delete(
+    request: &CreateRequest,
+    disposition: wire::Disposition,
+) -> Result<(), NtStatus> {
     if request.has(wire::OPT_DELETE_ON_CLOSE) {
         let may = AccessMask::DELETE | AccessMask::GENERIC_ALL | AccessMask::MAXIMUM_ALLOWED;
-        if access & may == 0 {
+        if request.desired_access & may == 0 {
             return Err(NtStatus::INVALID_PARAMETER);
         }
-        let makes = !matches!(request.disposition, wire::Disposition::Open);
+        let makes = !matches!(disposition, wire::Disposition::Open);
         if makes && request.file_attributes & ATTR_READONLY != 0 {
             return Err(NtStatus::CANNOT_DELETE);
         }
@@ -82,6 +99,7 @@ fn validate_access(request: &CreateRequest) -> Result<(), NtStatus> {
 pub(super) fn to_vfs(
     ctx: &OpContext,
     request: &CreateRequest,
+    asked: wire::Disposition,
     path: SmbPath,
     contexts: &CreateContexts,
     listener: &Arc<OpenListener>,
@@ -103,7 +121,7 @@ pub(super) fn to_vfs(
             write: request.share_access & 2 != 0,
             delete: request.share_access & 4 != 0,
         },
-        disposition: disposition(request.disposition),
+        disposition: disposition(asked),
         node_type,
         new: new_node(request, contexts, node_type)?,
         flags: OpenFlags {

@@ -2,6 +2,7 @@
 
 use sluice_smb_wire::cmd::create::FileStamp;
 use sluice_smb_wire::fscc::file::FileFacts;
+use sluice_smb_wire::fscc::fs::UNIT;
 use sluice_smb_wire::fscc::{ATTR_DIRECTORY, ATTR_NORMAL, ATTR_REPARSE, REPARSE_TAG_SYMLINK};
 use sluice_smb_wire::names::to_wire_name;
 use sluice_vfs::{Attributes, DosAttributes, NodeKind, Timestamp, VfsError};
@@ -47,13 +48,26 @@ pub fn reparse_tag(attributes: &Attributes) -> u32 {
 /// Times, sizes and attributes of a node; folders have no size.
 pub fn stamp(attributes: &Attributes) -> FileStamp {
     let folder = attributes.kind == NodeKind::Directory;
+    sized_stamp(attributes, !folder)
+}
+
+/// As [`stamp`], with at least the allocation that a handle reserved.
+pub fn stamp_reserved(attributes: &Attributes, reserved: u64) -> FileStamp {
+    let mut stamp = stamp(attributes);
+    if attributes.kind != NodeKind::Directory {
+        stamp.allocation = stamp.allocation.max(reserved.next_multiple_of(UNIT));
+    }
+    stamp
+}
+
+fn sized_stamp(attributes: &Attributes, sized: bool) -> FileStamp {
     FileStamp {
         created: filetime(attributes.created),
         accessed: filetime(attributes.accessed),
         written: filetime(attributes.modified),
         changed: filetime(attributes.changed),
-        allocation: if folder { 0 } else { attributes.allocated },
-        size: if folder { 0 } else { attributes.size },
+        allocation: if sized { attributes.allocated } else { 0 },
+        size: if sized { attributes.size } else { 0 },
         attributes: wire_attributes(attributes),
     }
 }
@@ -67,11 +81,17 @@ pub async fn file_facts(disk: &DiskOpen) -> Result<FileFacts, VfsError> {
         NodeKind::Directory => 1,
         _ => attributes.link_count,
     };
+    let folder = disk.is_folder();
+    let mut stamp = sized_stamp(&attributes, !folder);
+    if !folder {
+        let reserved = disk.reserved.load(Relaxed).next_multiple_of(UNIT);
+        stamp.allocation = stamp.allocation.max(reserved);
+    }
     Ok(FileFacts {
-        stamp: stamp(&attributes),
+        stamp,
         links: links - u32::from(delete_pending && links > 0),
         delete_pending,
-        directory: attributes.kind == NodeKind::Directory,
+        directory: folder,
         file_id: attributes.id.0,
         volume_id: u64::from(disk.open.share().id.0),
         ea_size: attributes.ea_size,
@@ -93,7 +113,7 @@ pub async fn wire_path(disk: &DiskOpen) -> Result<String, VfsError> {
     }
     if let Some(stream) = disk.open.stream_name() {
         out.push(':');
-        out.push_str(&to_wire_name(&stream));
+        out.push_str(&stream);
     }
     Ok(out)
 }

@@ -22,6 +22,9 @@ pub async fn handle(ctx: &OpContext) -> Answer {
     {
         return Err(NtStatus::INVALID_PARAMETER.into());
     }
+    if is_without_file(request.code) && request.file_id != FileId::RELATED {
+        return Err(NtStatus::INVALID_PARAMETER.into());
+    }
     match request.code {
         wire::VALIDATE_NEGOTIATE_INFO => validate_negotiate(ctx, &request),
         wire::QUERY_NETWORK_INTERFACE_INFO => network_interfaces(ctx, &request),
@@ -30,6 +33,18 @@ pub async fn handle(ctx: &OpContext) -> Answer {
         wire::PIPE_WAIT => Ok(reply(&request, FileId::RELATED, Bytes::new())),
         _ => on_open(ctx, &request).await,
     }
+}
+
+/// Codes that concern no file: their FileId must be all ones (MS-SMB2 3.3.5.15).
+fn is_without_file(code: u32) -> bool {
+    matches!(
+        code,
+        wire::VALIDATE_NEGOTIATE_INFO
+            | wire::QUERY_NETWORK_INTERFACE_INFO
+            | wire::DFS_GET_REFERRALS
+            | wire::DFS_GET_REFERRALS_EX
+            | wire::PIPE_WAIT
+    )
 }
 
 /// The answer with its output.
@@ -72,6 +87,7 @@ async fn on_open(ctx: &OpContext, request: &IoctlRequest) -> Answer {
             none
         }
         wire::SET_COMPRESSION => set_compression(&request.input)?,
+        wire::CREATE_OR_GET_OBJECT_ID | wire::GET_OBJECT_ID => object_id(ctx, disk),
         wire::GET_REPARSE_POINT => reparse_point(ctx, disk).await?,
         wire::SRV_ENUMERATE_SNAPSHOTS => no_snapshots(request)?,
         wire::IS_PATHNAME_VALID => BytesMut::new(),
@@ -142,7 +158,7 @@ async fn set_sparse(disk: &DiskOpen, input: &Bytes) -> Result<BytesMut, OpReply>
     const WRITING: u32 =
         AccessMask::WRITE_DATA | AccessMask::APPEND_DATA | AccessMask::WRITE_ATTRIBUTES;
     need_any(disk, WRITING)?;
-    if disk.open.is_directory() {
+    if disk.is_folder() {
         return Err(NtStatus::INVALID_PARAMETER.into());
     }
     let sparse = input.first().is_none_or(|b| *b != 0);
@@ -156,7 +172,9 @@ async fn set_sparse(disk: &DiskOpen, input: &Bytes) -> Result<BytesMut, OpReply>
         ..AttributeChange::default()
     };
     if dos != now {
-        disk.open.set_attributes(change).await?;
+        // A handle that may write may do this, even without the right to attributes.
+        let node = disk.open.content().node;
+        disk.tree.set_attributes(node, change, None, None).await?;
     }
     Ok(BytesMut::new())
 }
@@ -180,7 +198,15 @@ async fn allocated_ranges(
     const ENTRY_LEN: usize = 16;
     need_any(disk, AccessMask::READ_DATA)?;
     let (from, len) = wire::decode_allocated_range(&request.input)?;
-    let ranges = disk.open.allocated_ranges(from, len).await?;
+    let attributes = disk.open.attributes().await?;
+    let ranges = if attributes.dos.has(DosAttributes::SPARSE) {
+        disk.open.allocated_ranges(from, len).await?
+    } else {
+        // Only sparse documents have holes to tell of.
+        let end = attributes.size.min(from.saturating_add(len));
+        let whole = (from < end).then(|| (from, end - from));
+        whole.into_iter().collect()
+    };
     let room = request.max_output as usize / ENTRY_LEN;
     if room == 0 && !ranges.is_empty() {
         return Err(NtStatus::BUFFER_TOO_SMALL.into());
@@ -202,6 +228,19 @@ fn set_compression(input: &Bytes) -> Result<BytesMut, OpReply> {
         0 => Ok(BytesMut::new()),
         _ => Err(NtStatus::NOT_SUPPORTED.into()),
     }
+}
+
+/// FILE_OBJECTID_BUFFER (MS-FSCC 2.1.3): made of the document's own id and the server's, so it needs no store.
+fn object_id(ctx: &OpContext, disk: &DiskOpen) -> BytesMut {
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&disk.open.content().node.0.to_le_bytes());
+    id[8..].copy_from_slice(&ctx.server.guid[..8]);
+    let mut out = BytesMut::with_capacity(64);
+    out.put_slice(&id);
+    out.put_slice(&ctx.server.guid);
+    out.put_slice(&id);
+    out.put_bytes(0, 16);
+    out
 }
 
 async fn reparse_point(ctx: &OpContext, disk: &DiskOpen) -> Result<BytesMut, OpReply> {

@@ -25,7 +25,7 @@ pub async fn handle(ctx: &OpContext) -> Answer {
         }
         seen[index] = 0;
     }
-    if disk.open.is_directory() {
+    if disk.is_folder() {
         return Err(NtStatus::INVALID_PARAMETER.into());
     }
     if request.locks[0].flags & UNLOCK != 0 {
@@ -107,7 +107,7 @@ fn ranges(locks: &[LockElement]) -> Result<Vec<RangeLock>, NtStatus> {
             EXCLUSIVE => true,
             _ => return Err(NtStatus::INVALID_PARAMETER),
         };
-        if several && locks[0].flags & FAIL_IMMEDIATELY == 0 {
+        if several && lock.flags & FAIL_IMMEDIATELY == 0 {
             return Err(NtStatus::INVALID_PARAMETER);
         }
         if lock.length > 0 && !ends_at_top(lock) {

@@ -103,7 +103,7 @@ async fn streams(disk: &DiskOpen, request: &QueryInfoRequest) -> Answer {
         list.push(("::$DATA".to_owned(), attributes.size, attributes.allocated));
     }
     for stream in named {
-        let name = sluice_smb_wire::names::to_wire_name(&stream.name);
+        let name = &stream.name;
         list.push((format!(":{name}:$DATA"), stream.size, stream.allocated));
     }
     let body = file::encode_streams(list.iter().map(|(n, s, a)| (n.as_str(), *s, *a)));

@@ -35,7 +35,7 @@ async fn read_document(
     disk: &DiskOpen,
     request: &ReadRequest,
 ) -> Result<Bytes, OpReply> {
-    if disk.open.is_directory() {
+    if disk.is_folder() {
         return Err(NtStatus::INVALID_DEVICE_REQUEST.into());
     }
     need_any(disk, AccessMask::READ_DATA | AccessMask::EXECUTE)?;
@@ -43,12 +43,19 @@ async fn read_document(
     if end.is_none_or(|end| end > i64::MAX as u64) {
         return Err(NtStatus::INVALID_PARAMETER.into());
     }
+    if request.length == 0 {
+        // Nothing is touched, so no locked range is either.
+        return match request.minimum_count {
+            0 => Ok(Bytes::new()),
+            _ => Err(NtStatus::END_OF_FILE.into()),
+        };
+    }
     let read = disk.open.read(request.offset, request.length);
     let data = ctx
         .interruptible(closed, NtStatus::FILE_CLOSED, read)
         .await?;
     let short = data.len < request.minimum_count as usize;
-    if short || (data.len == 0 && request.length > 0) {
+    if short || data.len == 0 {
         return Err(NtStatus::END_OF_FILE.into());
     }
     let moved = request.offset + data.len as u64;

@@ -55,7 +55,9 @@ fn check(
     let Some(state) = *disk.durable.lock() else {
         return not_found;
     };
-    if state.create_guid != guid || disk.lease.map(|k| k.0) != lease.map(|l| l.key) {
+    // A version 2 open may also be claimed in the words of version 1, which know no guid.
+    let other = guid.is_some() && guid != state.create_guid;
+    if other || disk.lease.map(|k| k.0) != lease.map(|l| l.key) {
         return not_found;
     }
     if disk.lease.is_some() && state.client_guid != ctx.conn.client_guid() {
@@ -96,6 +98,7 @@ async fn resume(
         file_id: open.id,
         action: wire::CreateAction::Opened,
         attributes: &attributes,
+        reserved: disk.reserved.load(std::sync::atomic::Ordering::Relaxed),
         cache: disk.open.cache(),
         durable: None,
     };

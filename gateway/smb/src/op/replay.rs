@@ -44,9 +44,8 @@ async fn again(
     let Some(disk) = mine.as_ref().and_then(|o| o.disk()) else {
         return Err(NtStatus::DUPLICATE_OBJECTID.into());
     };
-    if let Some(held) = disk.lease
-        && contexts.lease.is_some_and(|asked| asked.key != held.0)
-    {
+    let asked = contexts.lease.map(|lease| lease.key);
+    if asked.is_some() && asked != disk.lease.map(|held| held.0) {
         return Err(NtStatus::ACCESS_DENIED.into());
     }
     let cache = cache_told(request.oplock_level, disk.open.cache(), contexts);
@@ -61,6 +60,7 @@ async fn again(
         file_id: open.id,
         action: action.ok_or(NtStatus::DUPLICATE_OBJECTID)?,
         attributes: &attributes,
+        reserved: disk.reserved.load(std::sync::atomic::Ordering::Relaxed),
         cache,
         durable: (*disk.durable.lock()).filter(|_| keeps),
     };

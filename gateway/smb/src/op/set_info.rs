@@ -1,5 +1,6 @@
 //! SET_INFO (MS-SMB2 3.3.5.21): attributes, times, sizes, names, deletion, extended attributes, security.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
@@ -11,7 +12,8 @@ use sluice_smb_wire::fscc::set::{self, BasicChange, NewName, TimeChange};
 use sluice_smb_wire::fscc::{ATTR_DIRECTORY, ATTR_TEMPORARY, ea, file, fs};
 use sluice_smb_wire::names::{PathError, SmbPath};
 use sluice_vfs::{
-    AccessMask, AttributeChange, DosAttributes, ExtendedAttribute, RelPath, Target, Timestamp,
+    AccessMask, AttributeChange, CacheRequest, Disposition, DosAttributes, ExtendedAttribute,
+    NewNode, NodeType, Open, OpenFlags, OpenRequest, RelPath, ShareMode, Target, Timestamp,
     VfsError,
 };
 
@@ -68,12 +70,16 @@ async fn file_info(
         set::ALLOCATION => {
             need_any(disk, AccessMask::WRITE_DATA)?;
             let size = size(disk, data)?;
-            Ok(disk.open.set_allocation(size).await?)
+            disk.open.set_allocation(size).await?;
+            disk.reserved.store(size, Relaxed);
+            Ok(())
         }
         set::END_OF_FILE => {
             need_any(disk, AccessMask::WRITE_DATA)?;
             let size = size(disk, data)?;
-            Ok(disk.open.set_size(size).await?)
+            disk.open.set_size(size).await?;
+            disk.reserved.store(0, Relaxed);
+            Ok(())
         }
         set::VALID_DATA_LENGTH => need_any(disk, AccessMask::WRITE_DATA).map_err(OpReply::from),
         file::POSITION => {
@@ -92,7 +98,7 @@ fn size(disk: &DiskOpen, data: &Bytes) -> Result<u64, NtStatus> {
     if data.len() < 8 {
         return Err(NtStatus::INFO_LENGTH_MISMATCH);
     }
-    if disk.open.is_directory() {
+    if disk.is_folder() {
         return Err(NtStatus::INVALID_PARAMETER);
     }
     set::decode_size(data).map_err(|_| NtStatus::INVALID_PARAMETER)
@@ -188,10 +194,43 @@ async fn rename(
         let stream = path.stream.ok_or(NtStatus::OBJECT_NAME_INVALID)?;
         return Ok(disk.open.rename_stream(&stream, new.replace).await?);
     }
-    let target = target(&text)?;
-    let work = disk.open.rename(target, new.replace);
+    let path = target_path(&text)?;
+    if disk.open.content().stream != 0 {
+        return Err(NtStatus::SHARING_VIOLATION.into());
+    }
+    let _guard = folder_guard(disk, &path).await?;
+    let work = disk.open.rename(Target::Path(path), new.replace);
     let done = ctx.interruptible(&open.closed, NtStatus::FILE_CLOSED, work);
     done.await.map_err(|status| rename_status(status).into())
+}
+
+/// Holds the target's folder open while a name goes into it, as Windows does: a handle that was opened for the
+/// folder's deletion is a sharing violation (MS-FSA 2.1.5.14.11). Who may not list the folder needs no guard.
+async fn folder_guard(disk: &DiskOpen, path: &RelPath) -> Result<Option<Arc<Open>>, OpReply> {
+    let Some((folder, _)) = path.split_last() else {
+        return Ok(None);
+    };
+    let request = OpenRequest {
+        target: Target::Path(folder),
+        stream: None,
+        access: AccessMask(AccessMask::READ_DATA),
+        share: ShareMode {
+            delete: false,
+            ..ShareMode::ALL
+        },
+        disposition: Disposition::Open,
+        node_type: NodeType::Directory,
+        new: NewNode::default(),
+        flags: OpenFlags::default(),
+        cache: CacheRequest::None,
+        listener: None,
+    };
+    match disk.tree.open(request).await {
+        Ok(opened) => Ok(Some(opened.open)),
+        Err(VfsError::AccessDenied) => Ok(None),
+        Err(VfsError::NotFound) => Err(NtStatus::OBJECT_PATH_NOT_FOUND.into()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// A target that is a folder can't be replaced (MS-FSA 2.1.5.14.11).
@@ -213,8 +252,8 @@ async fn link(
     }
     let new = new_name(data)?;
     let text = utf16le(&new.name).ok().flatten();
-    let target = target(&text.ok_or(NtStatus::OBJECT_NAME_INVALID)?)?;
-    let work = disk.open.link(target, new.replace);
+    let path = target_path(&text.ok_or(NtStatus::OBJECT_NAME_INVALID)?)?;
+    let work = disk.open.link(Target::Path(path), new.replace);
     ctx.interruptible(&open.closed, NtStatus::FILE_CLOSED, work)
         .await
         .map_err(OpReply::from)
@@ -232,14 +271,16 @@ fn new_name(data: &Bytes) -> Result<NewName, NtStatus> {
 }
 
 /// The new path; some clients put a backslash before it.
-fn target(text: &str) -> Result<Target, NtStatus> {
+fn target_path(text: &str) -> Result<RelPath, NtStatus> {
     let path = SmbPath::parse(text.strip_prefix('\\').unwrap_or(text)).map_err(path_status)?;
-    if path.stream.is_some() || path.components.is_empty() {
+    if path.stream.is_some() {
+        // A document can't become a stream, nor a stream move to another document.
+        return Err(NtStatus::SHARING_VIOLATION);
+    }
+    if path.components.is_empty() {
         return Err(path_status(PathError::BadName));
     }
-    let path = RelPath::from_components(path.components);
-    path.map(Target::Path)
-        .map_err(|e| crate::status::status_of(&e))
+    RelPath::from_components(path.components).map_err(|e| crate::status::status_of(&e))
 }
 
 async fn set_eas(disk: &DiskOpen, data: &Bytes) -> Result<(), OpReply> {

@@ -33,7 +33,7 @@ async fn write_document(
     disk: &DiskOpen,
     request: WriteRequest,
 ) -> Result<(), OpReply> {
-    if disk.open.is_directory() {
+    if disk.is_folder() {
         return Err(NtStatus::INVALID_DEVICE_REQUEST.into());
     }
     need_any(disk, AccessMask::WRITE_DATA | AccessMask::APPEND_DATA)?;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use sluice_smb_wire::FileId;
+use sluice_smb_wire::cmd::create::OPT_DELETE_ON_CLOSE;
 use sluice_vfs::UserId;
 use tokio::time::Instant;
 
@@ -53,7 +54,8 @@ impl DurableTable {
         let Some(state) = *disk.durable.lock() else {
             return false;
         };
-        if disk.open.delete_pending() {
+        let mode = disk.mode.load(std::sync::atomic::Ordering::Relaxed);
+        if disk.open.delete_pending() || mode & OPT_DELETE_ON_CLOSE != 0 {
             return false;
         }
         disk.open.disconnect(state.timeout);

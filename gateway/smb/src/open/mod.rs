@@ -97,6 +97,10 @@ pub struct DiskOpen {
     pub scan: tokio::sync::Mutex<Scan>,
     /// The watch behind CHANGE_NOTIFY; made by the first request, waiters take turns.
     pub watch: tokio::sync::Mutex<Option<Watch>>,
+    /// Buffer size of the first CHANGE_NOTIFY, which bounds the later ones; zero before it.
+    pub notify_len: AtomicU32,
+    /// Bytes that the client reserved through this handle (AllocationSize, MS-FSCC 2.4.4).
+    pub reserved: AtomicU64,
     /// LockSequenceArray (MS-SMB2 3.3.1.10): number plus one by index, zero is invalid.
     pub lock_sequence: Mutex<[u8; 65]>,
     /// Durability, if granted.
@@ -107,6 +111,13 @@ pub struct DiskOpen {
     pub replay: Option<Replay>,
     /// What calls back; knows which session holds the open now.
     pub listener: Arc<OpenListener>,
+}
+
+impl DiskOpen {
+    /// True for a folder itself; a stream of a folder is content like any other.
+    pub fn is_folder(&self) -> bool {
+        self.open.is_directory() && self.open.content().stream == 0
+    }
 }
 
 /// What a replayed CREATE needs (MS-SMB2 3.3.5.9.10).
