@@ -269,7 +269,8 @@ impl Chain {
         }
         channel
             .session
-            .end(self.conn.server(), SessionEnd::Close)
+            // Durable opens outlive a logoff as they do a lost connection (MS-SMB2 3.3.5.6).
+            .end(self.conn.server(), SessionEnd::Disconnect)
             .await;
         four_bytes(true)
     }

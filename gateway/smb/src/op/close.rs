@@ -10,7 +10,7 @@ use sluice_smb_wire::NtStatus;
 /// Handles CLOSE.
 pub async fn handle(ctx: &OpContext) -> Answer {
     let request = CloseRequest::decode(&ctx.message)?;
-    let id = ctx.resolve(request.file_id);
+    let id = ctx.open(request.file_id)?.id;
     let open = ctx.session.opens.remove(id).ok_or(NtStatus::FILE_CLOSED)?;
     open.closed.cancel();
     let attributes = match &open.kind {

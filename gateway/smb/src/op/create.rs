@@ -4,7 +4,7 @@
 //! answer's contexts. Waiting for a break or another open happens inside the file layer and ends with CANCEL.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -49,10 +49,10 @@ pub async fn handle(ctx: &OpContext) -> Answer {
     }
     let entry = match contexts.durable_v2 {
         Some(v2) => match replay::begin(ctx, tree, &request, &contexts, v2.create_guid).await {
-            Ok(entry) => Some(entry),
+            Ok(entry) => entry,
             Err(answer) => return *answer,
         },
-        _ => None,
+        None => None,
     };
     let file_id = ctx.server.opens.new_file_id();
     let listener = OpenListener::new(file_id, &ctx.session);
@@ -95,6 +95,7 @@ pub async fn handle(ctx: &OpContext) -> Answer {
             replay: entry.map(|entry| Replay {
                 entry,
                 action: done,
+                used: AtomicBool::new(false),
             }),
             listener,
         }),

@@ -201,12 +201,17 @@ impl From<VfsError> for OpReply {
 }
 
 impl OpContext {
-    /// The open that a body's FileId names.
+    /// The open that a body's FileId names; it must have come through this tree connect.
     pub(crate) fn open(&self, wire: FileId) -> Result<Arc<SmbOpen>, NtStatus> {
         let open = self.session.opens.get(self.resolve(wire));
         // A handle serves on its own tree connect only.
-        open.filter(|open| open.tree.load(Ordering::Relaxed) == self.tree.id.0)
-            .ok_or(NtStatus::FILE_CLOSED)
+        let open = open
+            .filter(|open| open.tree.load(Ordering::Relaxed) == self.tree.id.0)
+            .ok_or(NtStatus::FILE_CLOSED)?;
+        if let Some(replay) = open.disk().and_then(|disk| disk.replay.as_ref()) {
+            replay.used.store(true, Ordering::Release);
+        }
+        Ok(open)
     }
 
     /// The share's documents, if this is not the tree of pipes.

@@ -11,25 +11,32 @@ use super::{Answer, OpContext, OpReply};
 use crate::open::SmbOpen;
 use crate::open::replay::{Found, ReplayEntry};
 
-/// Takes the guid for this CREATE; `Err` is the final answer.
+/// Takes the guid for this CREATE; `Err` is the final answer. `None`: the guid's handle is in use already, and the
+/// CREATE is carried out without being replayable itself.
 pub(super) async fn begin(
     ctx: &OpContext,
     tree: &sluice_vfs::Tree,
     request: &CreateRequest,
     contexts: &CreateContexts,
     guid: [u8; 16],
-) -> Result<ReplayEntry, Box<Answer>> {
+) -> Result<Option<ReplayEntry>, Box<Answer>> {
     let replayed = ctx.header.flags.has(Flags::REPLAY);
     let client = ctx.conn.client_guid();
     let refuse = |status: NtStatus| Err(Box::new(Err(OpReply::error(status))));
     match ctx.server.opens.replays.begin(client, guid) {
-        Ok(entry) => Ok(entry),
+        Ok(entry) => Ok(Some(entry)),
         Err(Found::Pending) if replayed => refuse(NtStatus::FILE_NOT_AVAILABLE),
+        Err(Found::Open(open)) if replayed && was_used(&open) => Ok(None),
         Err(Found::Open(open)) if replayed => {
             Err(Box::new(again(ctx, tree, request, contexts, &open).await))
         }
         Err(_) => refuse(NtStatus::DUPLICATE_OBJECTID),
     }
+}
+
+fn was_used(open: &SmbOpen) -> bool {
+    let replay = open.disk().and_then(|disk| disk.replay.as_ref());
+    replay.is_some_and(|r| r.used.load(std::sync::atomic::Ordering::Acquire))
 }
 
 /// The first answer once more: same handle and action, the caching right as it is now.

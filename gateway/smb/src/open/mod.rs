@@ -9,7 +9,7 @@ pub mod replay;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use sluice_smb_wire::FileId;
@@ -126,6 +126,8 @@ pub struct Replay {
     pub entry: ReplayEntry,
     /// CreateAction of the first answer.
     pub action: CreateAction,
+    /// The client has used the handle, so it knows the answer: a replay is a new CREATE (IsReplayEligible).
+    pub used: AtomicBool,
 }
 
 /// One handle of a session.

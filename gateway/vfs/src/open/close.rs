@@ -98,6 +98,10 @@ impl OpenState {
             self.inner.locks.close(self.lock)
         };
         self.inner.opens.remove(self.id);
+        if delete && self.kind == sluice_repo::NodeKind::Directory {
+            // Others may hold it open still: who watches it is told that it goes.
+            self.inner.notify_dir_gone(self.content.node);
+        }
         let gone = self.inner.finish_close(self.lock.resource, closed).await;
         flushed?;
         if gone {

@@ -89,7 +89,9 @@ impl Open {
         if allocation < working.content()?.len() {
             return self.set_size(allocation).await;
         }
-        Ok(())
+        // Nothing changes, but who caches must hear of it (MS-FSA 2.1.5.14.1).
+        let tail = lm::ByteRange::to_end(allocation);
+        self.state.pass(lm::IoKind::SetSize(tail)).await
     }
 
     /// Makes `[offset, offset + length)` zeros without changing the length (FSCTL_SET_ZERO_DATA).

@@ -57,6 +57,18 @@ struct Plan {
     overwrite: bool,
     on_conflict: lm::OnConflict,
     path_hint: String,
+    /// The stream's name as its maker wrote it.
+    stream_name: Option<String>,
+}
+
+impl Plan {
+    /// Folders are not cached: entry caches are not called back.
+    fn cache(&self, request: &OpenRequest) -> CacheRequest {
+        if self.kind == NodeKind::Directory && self.content.stream == 0 {
+            return CacheRequest::None;
+        }
+        request.cache
+    }
 }
 
 impl Tree {
@@ -85,11 +97,11 @@ impl Tree {
         spot: &Spot,
         node: Attributes,
     ) -> Result<Attempt, VfsError> {
-        check_kind(request, &node)?;
         if request.stream.is_none() && request.disposition == Disposition::Create {
             return Err(VfsError::Exists);
         }
-        let (stream, made_stream) = self.stream_of(request, &node).await?;
+        check_kind(request, &node)?;
+        let (stream, made_stream, stream_name) = self.stream_of(request, &node).await?;
         let content = ContentId {
             node: node.id,
             stream,
@@ -111,6 +123,7 @@ impl Tree {
             content,
             kind: node.kind,
             overwrite,
+            stream_name,
         };
         let sink = Sink::new(request.listener.clone());
         let locked = match self.lock_content(request, &plan, &sink).await {
@@ -224,6 +237,7 @@ impl Tree {
             },
             kind,
             overwrite: false,
+            stream_name: request.stream.clone(),
         };
         let sink = Sink::new(request.listener.clone());
         let locked = self.lock_content(request, &plan, &sink).await?;
@@ -270,7 +284,7 @@ impl Tree {
             touches_ranges: false,
             writers: plan.policy.writers,
             on_conflict: plan.on_conflict,
-            cache: self.cache_wanted(request.cache),
+            cache: self.cache_wanted(plan.cache(request)),
             sink: Some(sink.clone()),
         };
         self.inner().lock_open(asked).await
@@ -332,7 +346,7 @@ impl Tree {
         } else {
             None
         };
-        let granted = match request.cache {
+        let granted = match plan.cache(request) {
             CacheRequest::Lease { key, .. } => GrantedCache::Lease {
                 key,
                 state: LeaseState(locked.cache.state.bits()),
@@ -353,7 +367,7 @@ impl Tree {
             access: plan.granted,
             share_mode: request.share,
             write_through: request.flags.write_through,
-            stream: Mutex::new(request.stream.clone()),
+            stream: Mutex::new(plan.stream_name),
             working,
             writer: Writer::new(self.caller(), self.share()),
             actor: self.inner().actor(self.caller(), &plan.path_hint, rule),
@@ -475,9 +489,9 @@ impl Tree {
         &self,
         request: &OpenRequest,
         node: &Attributes,
-    ) -> Result<(u32, bool), VfsError> {
+    ) -> Result<(u32, bool, Option<String>), VfsError> {
         let Some(name) = &request.stream else {
-            return Ok((0, false));
+            return Ok((0, false, None));
         };
         let wanted = sluice_repo::fold_name(name);
         let streams = self.inner().repo.streams(node.id).await?;
@@ -486,7 +500,7 @@ impl Tree {
             .find(|s| sluice_repo::fold_name(&s.name) == wanted);
         match (found, request.disposition) {
             (Some(_), Disposition::Create) => Err(VfsError::Exists),
-            (Some(found), _) => Ok((found.stream, false)),
+            (Some(found), _) => Ok((found.stream, false, Some(found.name.clone()))),
             (None, Disposition::Open | Disposition::Overwrite) => Err(VfsError::NotFound),
             (None, _) => {
                 let rights = self.inner().rights(&self.caller().identity, node).await?;
@@ -495,7 +509,8 @@ impl Tree {
                 }
                 let policy = self.policy_of(node.id).await?;
                 self.may_change(&policy)?;
-                Ok((self.make_stream(node, name).await?, true))
+                let made = self.make_stream(node, name).await?;
+                Ok((made, true, Some(name.clone())))
             }
         }
     }
