@@ -14,6 +14,7 @@ mod document;
 mod env;
 mod grant_set;
 mod io;
+mod line;
 mod listing;
 mod locks;
 mod obstacle;

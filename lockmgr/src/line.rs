@@ -1,0 +1,282 @@
+//! What becomes of a request that can't be granted at once: refused, put in line, or told to retry; and the line's turns.
+//!
+//! Owns the order of waiters and their patience. Whether something stands in the way is decided in `document.rs`.
+
+use crate::cache_grant::RevokeReason;
+use crate::caches::Turn;
+use crate::claims::ask_claim;
+use crate::conflict::ClaimKind;
+use crate::document::Document;
+use crate::env::{Due, Effect, Env};
+use crate::obstacle::{Ask, Granted, Obstacle, Verdict};
+use crate::outcome::Denial;
+use crate::request::OnConflict;
+use crate::table::Answer;
+use crate::types::{Now, OpenId, WaiterId};
+use crate::wait_queue::{PollKey, Style, Waiter};
+
+/// A place was idle for long enough, or a disconnected open was not reclaimed.
+pub(crate) fn open_due(d: &mut Document, env: &mut Env, id: OpenId) {
+    let Some(open) = d.opens.get(id) else { return };
+    let Some(until) = open.until else { return };
+    if until > env.now {
+        env.set_timer(until, d.id, Due::Open(id));
+    } else if open.disconnected {
+        d.revoke_open(env, id, RevokeReason::ReclaimTimeout);
+    } else if open.claim.kind == ClaimKind::Place {
+        // A place holds no deletion back.
+        let _ = d.end_open(env, id);
+        d.dirty = true;
+    }
+}
+
+/// A waiter's patience, its moment of being held, or its place may be over.
+pub(crate) fn waiter_due(d: &mut Document, env: &mut Env, id: WaiterId) {
+    let Some(at) = d.queue.iter().position(|w| w.id == id) else {
+        return;
+    };
+    match d.queue.get(at).map(|w| w.style) {
+        Some(Style::Poll { lapse }) if lapse > env.now => {
+            env.set_timer(lapse, d.id, Due::Waiter(id))
+        }
+        Some(Style::Poll { .. }) => {
+            d.queue.remove(at);
+            d.dirty = true;
+        }
+        // Looked at once more: granted, refused, or still waiting for a cache.
+        Some(Style::Hold | Style::HoldUntil(_)) => d.dirty = true,
+        None => {}
+    }
+}
+
+/// Decides a new request, or a retry of one that keeps a place in line.
+pub(crate) fn decide(d: &mut Document, env: &mut Env, ask: Ask<'_>) -> Answer {
+    let mut queue = std::mem::take(&mut d.queue);
+    let at = place_in_line(&queue, ask);
+    let earlier = &queue[..at.unwrap_or(queue.len())];
+    let answer = match d.attempt(env, ask, earlier, Turn::First) {
+        Verdict::Granted(granted) => Answer::Now(Ok(granted)),
+        Verdict::Denied(denial) => Answer::Now(Err(denial)),
+        Verdict::Deadlock(o) => Answer::Now(Err(Denial::Deadlock(Box::new(d.conflict(o, &queue))))),
+        Verdict::Break(o) => stand_in_line(d, env, ask, o, &mut queue, at, true),
+        Verdict::Blocked(o) => stand_in_line(d, env, ask, o, &mut queue, at, false),
+    };
+    if let (Some(at), Answer::Now(result)) = (at, &answer)
+        && !matches!(result, Err(Denial::Retry(_)))
+    {
+        queue.remove(at);
+        d.dirty = !queue.is_empty();
+    }
+    d.queue = queue;
+    answer
+}
+
+/// The place that an earlier try of this request keeps in line.
+fn place_in_line(queue: &[Waiter], ask: Ask<'_>) -> Option<usize> {
+    let key = poll_key(ask)?;
+    queue
+        .iter()
+        .position(|w| w.key == Some(key) && matches!(w.style, Style::Poll { .. }))
+}
+
+/// What the policy makes of an obstacle. `recall`: a cache is being given back, which is waited for under any policy.
+fn stand_in_line(
+    d: &Document,
+    env: &mut Env,
+    ask: Ask<'_>,
+    obstacle: Obstacle,
+    queue: &mut Vec<Waiter>,
+    at: Option<usize>,
+    recall: bool,
+) -> Answer {
+    let conflict = || Box::new(d.conflict(obstacle, queue));
+    let (patience, hold) = match ask.on_conflict() {
+        OnConflict::Reject if recall => {
+            return enqueue(
+                d,
+                env,
+                ask,
+                obstacle,
+                queue,
+                (Now::NEVER, false, Style::Hold),
+            );
+        }
+        OnConflict::Reject => return Answer::Now(Err(Denial::Conflict(conflict()))),
+        OnConflict::Wait(patience) => {
+            let deadline = patience.map_or(Now::NEVER, |p| env.now.after(p));
+            return enqueue(d, env, ask, obstacle, queue, (deadline, true, Style::Hold));
+        }
+        OnConflict::Poll(patience) => (patience, None),
+        OnConflict::PollHeld { patience, hold } => (patience, Some(hold)),
+    };
+    let known = at.and_then(|at| queue.get(at));
+    let over = known.map_or(patience.is_zero(), |w| w.deadline <= env.now);
+    if over && !recall {
+        return Answer::Now(Err(Denial::Conflict(conflict())));
+    }
+    let lapse = env.now.after(env.options.poll_lapse);
+    let style = hold.map_or(Style::Poll { lapse }, |h| {
+        Style::HoldUntil(env.now.after(h))
+    });
+    if hold.is_none() && known.is_none() && recall {
+        return Answer::Now(Err(Denial::Retry(conflict())));
+    }
+    let waiting = match at.and_then(|at| queue.get_mut(at)) {
+        Some(waiter) => {
+            (waiter.style, waiter.obstacle) = (style, obstacle);
+            set_waiter_timer(env, d.id, waiter);
+            Answer::Wait(waiter.id)
+        }
+        None => {
+            let deadline = env.now.after(patience);
+            enqueue(
+                d,
+                env,
+                ask,
+                obstacle,
+                queue,
+                (deadline, !patience.is_zero(), style),
+            )
+        }
+    };
+    match waiting {
+        Answer::Wait(_) if hold.is_none() => {
+            Answer::Now(Err(Denial::Retry(Box::new(d.conflict(obstacle, queue)))))
+        }
+        waiting => waiting,
+    }
+}
+
+/// Puts a request at the end of the line: until when its patience lasts, whether others may not overtake it, how it
+/// hears of its turn.
+fn enqueue(
+    d: &Document,
+    env: &mut Env,
+    ask: Ask<'_>,
+    obstacle: Obstacle,
+    queue: &mut Vec<Waiter>,
+    (deadline, in_line, style): (Now, bool, Style),
+) -> Answer {
+    if queue.len() >= env.options.waiters_max {
+        return Answer::Now(Err(Denial::Limit("waiting requests of one document")));
+    }
+    let id = WaiterId(env.fresh_id());
+    let range = match ask {
+        Ask::Ranges(r) => r.locks.first().map(|lock| (*lock, Some(r.open.id))),
+        Ask::OwnedRange(r) => Some((r.lock, d.range_open(r))),
+        _ => None,
+    };
+    let waiter = Waiter {
+        id,
+        ask: ask.keep(),
+        style,
+        key: poll_key(ask),
+        claim: ask_claim(ask),
+        stream: ask.resource().stream,
+        range,
+        deadline,
+        in_line,
+        obstacle,
+        holder: d.holder_of(ask),
+    };
+    set_waiter_timer(env, d.id, &waiter);
+    queue.push(waiter);
+    Answer::Wait(id)
+}
+
+fn set_waiter_timer(env: &mut Env, document: u64, waiter: &Waiter) {
+    let at = match waiter.style {
+        Style::Hold => waiter.deadline,
+        Style::HoldUntil(until) => until,
+        Style::Poll { lapse } => lapse,
+    };
+    env.set_timer(at, document, Due::Waiter(waiter.id));
+}
+
+/// Looks at the whole line again, in order, until nothing changes.
+pub(crate) fn poke(d: &mut Document, env: &mut Env) {
+    while std::mem::take(&mut d.dirty) {
+        if d.queue.is_empty() {
+            return;
+        }
+        let mut queue = std::mem::take(&mut d.queue);
+        let mut at = 0;
+        while at < queue.len() {
+            let Some(outcome) = reconsider(d, env, &mut queue, at) else {
+                at += 1;
+                continue;
+            };
+            let waiter = queue[at].id;
+            if matches!(outcome, Err(Denial::Retry(_))) && keeps_place(env, d.id, &mut queue, at) {
+                at += 1;
+            } else {
+                queue.remove(at);
+            }
+            env.effects.push(Effect::Answer { waiter, outcome });
+        }
+        d.queue = queue;
+    }
+}
+
+/// A client that is told to retry keeps its place, unless it stands in line twice or only waited for a cache.
+fn keeps_place(env: &mut Env, document: u64, queue: &mut [Waiter], at: usize) -> bool {
+    let twice = |w: &Waiter| w.key == queue[at].key && w.id != queue[at].id;
+    if !queue[at].in_line || queue.iter().any(twice) {
+        return false;
+    }
+    let lapse = env.now.after(env.options.poll_lapse);
+    queue[at].style = Style::Poll { lapse };
+    set_waiter_timer(env, document, &queue[at]);
+    true
+}
+
+/// The answer to one waiter, if it has one now.
+fn reconsider(
+    d: &mut Document,
+    env: &mut Env,
+    queue: &mut [Waiter],
+    at: usize,
+) -> Option<Result<Granted, Denial>> {
+    let (earlier, rest) = queue.split_at_mut(at);
+    let waiter = rest.first_mut()?;
+    if matches!(waiter.style, Style::Poll { .. }) {
+        return None;
+    }
+    let ask = waiter.ask.as_ask();
+    let (obstacle, recall) = match d.attempt(env, ask, earlier, Turn::Again) {
+        Verdict::Granted(granted) => return Some(Ok(granted)),
+        Verdict::Denied(denial) => return Some(Err(denial)),
+        Verdict::Deadlock(o) => {
+            return Some(Err(Denial::Deadlock(Box::new(d.conflict(o, queue)))));
+        }
+        Verdict::Break(o) => (o, true),
+        Verdict::Blocked(o) => (o, false),
+    };
+    waiter.obstacle = obstacle;
+    let rejects = matches!(ask.on_conflict(), OnConflict::Reject);
+    let over = rejects || waiter.deadline <= env.now;
+    let held = matches!(waiter.style, Style::HoldUntil(until) if until <= env.now);
+    if over && !recall {
+        Some(Err(Denial::Conflict(Box::new(d.conflict(obstacle, queue)))))
+    } else if held {
+        Some(Err(Denial::Retry(Box::new(d.conflict(obstacle, queue)))))
+    } else {
+        None
+    }
+}
+
+/// What makes a retry the same request.
+fn poll_key(ask: Ask<'_>) -> Option<PollKey> {
+    if !matches!(
+        ask.on_conflict(),
+        OnConflict::Poll(_) | OnConflict::PollHeld { .. }
+    ) {
+        return None;
+    }
+    let claim = ask_claim(ask)?;
+    Some(PollKey {
+        client: claim.client,
+        stream: ask.resource().stream,
+        claim_bits: (claim.access.bits(), claim.denies.bits()),
+    })
+}
