@@ -347,6 +347,10 @@ impl Document {
         grant.opens -= 1;
         grant.weighty -= u32::from(open.weighty);
         grant.connected -= u32::from(!open.disconnected);
+        self.choose_speaker(at, open.id);
+        let Some(grant) = self.grants.at(at) else {
+            return;
+        };
         // A delegation outlives its opens until it is returned (RFC 8881 10.4).
         if grant.opens == 0 && !grant.is_delegation() {
             self.drop_grant(at);
@@ -369,14 +373,38 @@ impl Document {
     }
 
     /// The client of an open in this grant is gone.
-    pub(crate) fn holder_disconnected(&mut self, env: &mut Env, stream: u32, key: GrantKey) {
+    pub(crate) fn holder_disconnected(
+        &mut self,
+        env: &mut Env,
+        stream: u32,
+        key: GrantKey,
+        id: OpenId,
+    ) {
         let Some(at) = self.grants.position(stream, key) else {
             return;
         };
         if let Some(grant) = self.grants.at_mut(at) {
             grant.connected -= 1;
         }
+        self.choose_speaker(at, id);
         self.nobody_left_to_answer(env, at);
+    }
+
+    /// An open of a grant ends or loses its client: breaks are told through another from now on.
+    fn choose_speaker(&mut self, at: usize, gone: OpenId) {
+        let Some(grant) = self.grants.at_mut(at).filter(|g| g.speaker == gone) else {
+            return;
+        };
+        let next = self
+            .opens
+            .iter()
+            .filter(|o| o.stream == grant.stream && o.grant == Some(grant.key) && !o.disconnected)
+            .filter(|o| o.id != gone)
+            .min_by_key(|o| o.id);
+        if let Some((open, sink)) = next.and_then(|o| o.sink.as_ref().map(|s| (o.id, s))) {
+            grant.speaker = open;
+            grant.sink = Arc::clone(sink);
+        }
     }
 
     /// The client of a disconnected open is back.
@@ -384,6 +412,7 @@ impl Document {
         &mut self,
         stream: u32,
         key: GrantKey,
+        id: OpenId,
         sink: Option<Arc<dyn CacheSink>>,
     ) -> CacheGranted {
         let Some(at) = self.grants.position(stream, key) else {
@@ -391,7 +420,8 @@ impl Document {
         };
         if let Some(grant) = self.grants.at_mut(at) {
             grant.connected += 1;
-            if let Some(sink) = sink {
+            if let Some(sink) = sink.filter(|_| grant.connected == 1) {
+                grant.speaker = id;
                 grant.sink = sink;
             }
         }
@@ -434,12 +464,15 @@ impl Document {
         if at.is_none() && state.is_empty() && !lease {
             return CacheGranted::default();
         }
-        let at = at.unwrap_or_else(|| self.grants.insert(new_grant(r, key, sink, stream)));
+        let at = at.unwrap_or_else(|| self.grants.insert(new_grant(r, key, sink, stream, id)));
         if let Some(grant) = self.grants.at_mut(at) {
             grant.opens += 1;
             grant.weighty += u32::from(weighty);
             grant.connected += 1;
-            grant.sink = Arc::clone(sink);
+            if grant.connected == 1 {
+                grant.speaker = id;
+                grant.sink = Arc::clone(sink);
+            }
         }
         if let Some(open) = self.opens.get_mut(id) {
             open.grant = Some(key);
@@ -536,7 +569,13 @@ impl Document {
     }
 }
 
-fn new_grant(r: &OpenRequest, key: GrantKey, sink: &Arc<dyn CacheSink>, stream: u32) -> Grant {
+fn new_grant(
+    r: &OpenRequest,
+    key: GrantKey,
+    sink: &Arc<dyn CacheSink>,
+    stream: u32,
+    speaker: OpenId,
+) -> Grant {
     let (v2, epoch) = match r.cache {
         CacheRequest::Lease { v2, epoch, .. } => (v2, epoch),
         _ => (false, 0),
@@ -552,6 +591,7 @@ fn new_grant(r: &OpenRequest, key: GrantKey, sink: &Arc<dyn CacheSink>, stream: 
         weighty: 0,
         connected: 0,
         sink: Arc::clone(sink),
+        speaker,
         holder: Arc::clone(&r.actor.holder),
     }
 }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::cache_grant::{BreakNotice, CacheSink, CacheState, GrantKey};
-use crate::types::{Holder, Now, ResourceId};
+use crate::types::{Holder, Now, OpenId, ResourceId};
 
 /// From so many grants of one document on, an index finds them.
 const INDEX_FROM: usize = 16;
@@ -33,7 +33,9 @@ pub(crate) struct Grant {
     pub opens: u32,
     pub weighty: u32,
     pub connected: u32,
+    /// Where breaks are told: by way of the oldest open that is still connected.
     pub sink: Arc<dyn CacheSink>,
+    pub speaker: OpenId,
     pub holder: Arc<Holder>,
 }
 

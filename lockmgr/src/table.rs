@@ -455,7 +455,7 @@ impl LockTable {
             let (stream, grant) = (held.stream, held.grant);
             env.set_timer(until, d.id, Due::Open(open.id));
             if let Some(key) = grant {
-                d.holder_disconnected(env, stream, key);
+                d.holder_disconnected(env, stream, key, open.id);
             }
             d.dirty = true;
             Some(())
@@ -487,7 +487,7 @@ impl LockTable {
                 },
             );
             let cache = grant.map_or_else(CacheGranted::default, |key| {
-                d.holder_is_back(stream, key, sink)
+                d.holder_is_back(stream, key, open.id, sink)
             });
             Some(Opened { open, cache })
         })
