@@ -339,6 +339,16 @@ impl Inner {
         entries.iter().filter(|e| e.kind == EntryKind::Open).count()
     }
 
+    /// Opens of one content of a node.
+    pub(crate) fn opens_of_content(&self, content: sluice_repo::ContentId) -> usize {
+        let resource = crate::lock_bridge::resource(content);
+        let entries = self.locks.explain(content.node.0);
+        entries
+            .iter()
+            .filter(|e| e.kind == EntryKind::Open && e.resource == resource)
+            .count()
+    }
+
     /// Books what an unlink did.
     pub(crate) fn unlinked(&self, node: NodeId, unlinked: &sluice_repo::Unlinked) {
         if unlinked.orphaned {

@@ -74,6 +74,8 @@ struct State {
     modified: Option<Timestamp>,
     /// When the last uncommitted write was made.
     changed: Option<Timestamp>,
+    /// What a commit was to make current of which it is not known whether it was carried out.
+    unsure: Option<Arc<Manifest>>,
     /// Content and change time of the last commit made here.
     committed: Option<(Timestamp, Timestamp)>,
     writer: Option<Writer>,
@@ -90,6 +92,7 @@ impl Working {
                 manifest: Arc::new(Manifest::default()),
                 modified: None,
                 changed: None,
+                unsure: None,
                 committed: None,
                 writer: None,
                 last_write: Instant::now(),
@@ -334,7 +337,12 @@ impl Inner {
             tracing::error!(node = working.id.node.0, %error, "content could not be made durable");
         })?;
         let (commit, modified) = self.next_commit(working, &sealed).await?;
-        let committed = match self.commit_one(commit).await {
+        let mut answer = self.commit_one(commit.clone()).await;
+        if matches!(answer, Err(RepoError::Conflict(_))) && self.found_own_commit(working).await? {
+            let base = working.base().0;
+            answer = self.commit_one(Commit { base, ..commit }).await;
+        }
+        let committed = match answer {
             Err(RepoError::Stale(_) | RepoError::NotFound) => {
                 // Deleted meanwhile: there is nothing left that the bytes could belong to.
                 working.kill();
@@ -343,18 +351,37 @@ impl Inner {
             other => other.inspect_err(|error| {
                 Metrics::count(&self.metrics.commit_failures);
                 tracing::error!(node = working.id.node.0, %error, "commit failed");
+                if matches!(error, RepoError::Unavailable(_)) {
+                    working.state.lock().unsure = Some(sealed.manifest.clone());
+                }
             })?,
         };
         Metrics::count(&self.metrics.commits);
         let mut state = working.state.lock();
         state.base = committed.version;
         state.manifest = sealed.manifest.clone();
+        state.unsure = None;
         state.committed = Some((committed.attributes.modified, committed.attributes.changed));
         content.committed(&sealed);
         if state.modified == modified {
             state.modified = None;
         }
         Ok(())
+    }
+
+    /// After a conflict: whether the newer version is what an earlier commit of this content made without an answer.
+    async fn found_own_commit(&self, working: &Working) -> Result<bool, VfsError> {
+        let Some(unsure) = working.state.lock().unsure.take() else {
+            return Ok(false);
+        };
+        let head = self.repo.head(working.id).await?;
+        let own = head.manifest == unsure;
+        if own {
+            let mut state = working.state.lock();
+            state.base = head.version;
+            state.manifest = head.manifest;
+        }
+        Ok(own)
     }
 
     async fn next_commit(

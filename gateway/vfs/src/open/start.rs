@@ -262,10 +262,7 @@ impl Tree {
         plan: &Plan,
         sink: &Arc<Sink>,
     ) -> Result<lm::Opened, VfsError> {
-        let mut access = data_access(plan.granted);
-        if plan.overwrite {
-            access = access.with(lm::Access::WRITE);
-        }
+        let access = data_access(plan.granted);
         if request.flags.complete_if_oplocked {
             tracing::debug!("an open that may not wait for a break was asked for; it waits");
         }
@@ -275,7 +272,7 @@ impl Tree {
             actor: self.inner().actor(self.caller(), &plan.path_hint, rule),
             access,
             share: share_mode(request.share),
-            stat: if access.is_empty() {
+            stat: if access.is_empty() && !plan.overwrite {
                 stat_open(plan.granted)
             } else {
                 lm::StatOpen::No
@@ -595,6 +592,17 @@ impl OpenState {
                 .repo
                 .set_attributes(node.id, change, None)
                 .await?;
+        }
+        for stream in self.inner.repo.streams(node.id).await? {
+            let stream = ContentId {
+                node: node.id,
+                stream: stream.stream,
+            };
+            // One that is open stays: its holder goes on with it.
+            if self.inner.opens_of_content(stream) == 0 {
+                self.inner.working.forget(stream);
+                self.inner.repo.delete_stream(stream).await?;
+            }
         }
         if node.ea_size != 0 {
             let mut eas = self.inner.repo.eas(node.id).await?;

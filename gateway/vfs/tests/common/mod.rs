@@ -14,11 +14,13 @@ use sluice_repo::{
 };
 use sluice_repo_content::{Folder, Store};
 use sluice_repo_sqlite::SqliteRepository;
+use sluice_repo_suite::FaultyRepository;
 use sluice_vfs::*;
 
 pub struct World {
     pub vfs: Vfs,
     pub repo: Arc<dyn Repository>,
+    pub faults: Arc<FaultyRepository>,
     pub share: Arc<Share>,
     pub folder: tempfile::TempDir,
 }
@@ -46,7 +48,8 @@ impl World {
         ))
         .await
         .expect("the repository opens");
-        let repo: Arc<dyn Repository> = Arc::new(repo);
+        let faults = Arc::new(FaultyRepository::new(Arc::new(repo)));
+        let repo: Arc<dyn Repository> = faults.clone();
         let objects = Folder::open(folder.path().join("content")).expect("the folder opens");
         let store = Store::new(Arc::new(objects), Default::default()).expect("the store opens");
         if repo.shares().await.expect("shares").is_empty() {
@@ -69,6 +72,7 @@ impl World {
         World {
             vfs,
             repo,
+            faults,
             share,
             folder,
         }

@@ -1,0 +1,106 @@
+//! The repository fails in the middle: the client is told, nothing that it wrote is lost, and the next try goes through.
+
+mod common;
+
+use bytes::Bytes;
+use common::*;
+use sluice_repo::RepoError;
+use sluice_repo_suite::Fault;
+use sluice_vfs::*;
+
+/// As many times as a commit is tried.
+const TRIES: usize = 4;
+
+async fn writer(world: &World) -> std::sync::Arc<Open> {
+    let smb = world.tree(Protocol::Smb, 1);
+    let opened = smb
+        .open(request(
+            "f",
+            READ_WRITE,
+            ShareMode::ALL,
+            Disposition::OpenIf,
+        ))
+        .await
+        .expect("open");
+    opened.open
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_commit_is_told_and_its_bytes_are_committed_by_the_next() {
+    let world = World::new().await;
+    let open = writer(&world).await;
+    open.write(0, Bytes::from_static(b"first"), Stability::Unstable)
+        .await
+        .expect("written");
+    world
+        .faults
+        .inject("commit", 0, Fault::Error(RepoError::NoSpace));
+    let told = open.flush().await;
+    assert_eq!(told.expect_err("told"), VfsError::NoSpace);
+    assert_eq!(flat(&open.read(0, 9).await.expect("read")), b"first");
+    open.write(5, Bytes::from_static(b" second"), Stability::Unstable)
+        .await
+        .expect("written");
+    open.flush().await.expect("goes through now");
+    open.close().await.expect("closed");
+    let ftp = world.tree(Protocol::Ftp, 3);
+    assert_eq!(content(&ftp, "f").await, b"first second");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_whose_reply_was_lost_is_not_made_twice() {
+    let world = World::new().await;
+    let open = writer(&world).await;
+    world.faults.inject("commit", 0, Fault::LostReply);
+    open.write(0, Bytes::from_static(b"once"), Stability::Durable)
+        .await
+        .expect("tried again under its operation id");
+    let node = open.content().node;
+    let versions = world.repo.versions(node).await.expect("versions");
+    assert_eq!(versions.len(), 1);
+    open.close().await.expect("closed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_was_carried_out_unheard_does_not_stop_the_next() {
+    let world = World::new().await;
+    let open = writer(&world).await;
+    for _ in 0..TRIES {
+        world.faults.inject("commit", 0, Fault::LostReply);
+    }
+    open.write(0, Bytes::from_static(b"unheard"), Stability::Unstable)
+        .await
+        .expect("written");
+    let told = open.flush().await;
+    assert!(matches!(told, Err(VfsError::Unavailable(_))), "{told:?}");
+    assert_eq!(world.faults.pending(), 0);
+    open.write(7, Bytes::from_static(b" and on"), Stability::Durable)
+        .await
+        .expect("finds its own commit");
+    open.close().await.expect("closed");
+    let ftp = world.tree(Protocol::Ftp, 3);
+    assert_eq!(content(&ftp, "f").await, b"unheard and on");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_can_not_be_committed_leaves_the_old_content() {
+    let world = World::new().await;
+    let ftp = world.tree(Protocol::Ftp, 3);
+    put(&ftp, "u", b"old").await;
+    world
+        .faults
+        .inject("commit", 0, Fault::Error(RepoError::NoSpace));
+    let mut upload = ftp
+        .upload(&path("u"), UploadMode::Replace)
+        .await
+        .expect("begun");
+    upload
+        .write(Bytes::from_static(b"new"))
+        .await
+        .expect("taken");
+    let told = upload.commit(None).await;
+    assert_eq!(told.expect_err("told"), VfsError::NoSpace);
+    assert_eq!(content(&ftp, "u").await, b"old");
+    put(&ftp, "u", b"newer").await;
+    assert_eq!(content(&ftp, "u").await, b"newer");
+}
