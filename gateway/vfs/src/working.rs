@@ -65,6 +65,8 @@ pub(crate) struct Working {
     pub(crate) appending: tokio::sync::Mutex<()>,
     queued: AtomicBool,
     dead: AtomicBool,
+    /// A replacement of the whole content may have been carried out unheard: look before the next use.
+    doubtful: AtomicBool,
 }
 
 struct State {
@@ -101,6 +103,7 @@ impl Working {
             appending: tokio::sync::Mutex::new(()),
             queued: AtomicBool::new(false),
             dead: AtomicBool::new(false),
+            doubtful: AtomicBool::new(false),
         }
     }
 
@@ -231,7 +234,29 @@ impl Inner {
                 Ok::<_, RepoError>(content)
             })
             .await?;
+        if working.doubtful.load(Ordering::Acquire) {
+            let _turn = working.turn.lock().await;
+            self.settle_doubt(&working).await?;
+        }
         Ok(working)
+    }
+
+    /// With the turn held: takes over what the repository has if a replacement was carried out unheard.
+    async fn settle_doubt(&self, working: &Working) -> Result<(), VfsError> {
+        if !working.doubtful.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let head = self.repo.head(working.id).await?;
+        let mut state = working.state.lock();
+        if head.version != state.base {
+            state.base = head.version;
+            state.manifest = head.manifest.clone();
+            if let Some(content) = working.content.get() {
+                content.reset(head.manifest);
+            }
+        }
+        working.doubtful.store(false, Ordering::Release);
+        Ok(())
     }
 
     /// Puts what is not committed yet into attributes that the repository gave.
@@ -451,6 +476,7 @@ impl Inner {
         let (inner, working) = (self.clone(), working.clone());
         let task = self.runtime.spawn(async move {
             let _turn = working.turn.lock().await;
+            inner.settle_doubt(&working).await?;
             inner.commit_working(&working).await?;
             let base = working.state.lock().base;
             if expected.is_some_and(|expected| expected != base) {
@@ -470,7 +496,11 @@ impl Inner {
                 origin: writer.origin,
                 versions: writer.versions,
             };
-            let committed = inner.commit_one(commit).await?;
+            let committed = inner.commit_one(commit).await.inspect_err(|error| {
+                if matches!(error, RepoError::Unavailable(_)) {
+                    working.doubtful.store(true, Ordering::Release);
+                }
+            })?;
             Metrics::count(&inner.metrics.commits);
             let mut state = working.state.lock();
             state.base = committed.version;

@@ -104,3 +104,26 @@ async fn an_upload_that_can_not_be_committed_leaves_the_old_content() {
     put(&ftp, "u", b"newer").await;
     assert_eq!(content(&ftp, "u").await, b"newer");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_committed_unheard_is_what_everybody_sees_and_can_be_replaced() {
+    let world = World::new().await;
+    let ftp = world.tree(Protocol::Ftp, 3);
+    put(&ftp, "u", b"old").await;
+    for _ in 0..TRIES {
+        world.faults.inject("commit", 0, Fault::LostReply);
+    }
+    let mut upload = ftp
+        .upload(&path("u"), UploadMode::Replace)
+        .await
+        .expect("begun");
+    upload
+        .write(Bytes::from_static(b"new"))
+        .await
+        .expect("taken");
+    let told = upload.commit(None).await;
+    assert!(matches!(told, Err(VfsError::Unavailable(_))), "{told:?}");
+    assert_eq!(content(&ftp, "u").await, b"new");
+    put(&ftp, "u", b"newer").await;
+    assert_eq!(content(&ftp, "u").await, b"newer");
+}
