@@ -19,6 +19,7 @@ use super::credits::CREDITS_MAX;
 use super::outgoing::{self, Frame, Message, Sealing};
 use super::receive::{Fatal, Parts};
 use super::{Connection, negotiate};
+use crate::crypto::signing::Signer;
 use crate::op::{self, OpContext, OpReply};
 use crate::session::setup::Signature;
 use crate::session::{Channel, Session, SessionEnd, SessionId, TreeId, setup, tree};
@@ -30,8 +31,8 @@ struct Element {
     header: Header,
     message: Bytes,
     channel: Option<Arc<Channel>>,
-    /// The session that a SESSION_SETUP asks to bind.
-    binds: Option<Arc<Session>>,
+    /// The session, if only other connections carry it or a SESSION_SETUP asks to bind it.
+    elsewhere: Option<Arc<Session>>,
     signature: Signature,
 }
 
@@ -86,10 +87,9 @@ impl Chain {
                 }
                 let id = SessionId(session_id);
                 let channel = conn.channel(id);
-                let binds = binds(&header, &frame[range.clone()])
-                    .then(|| conn.server().session(id))
-                    .flatten();
-                let signer = match &binds {
+                let foreign = channel.is_none() || binds(&header, &frame[range.clone()]);
+                let elsewhere = foreign.then(|| conn.server().session(id)).flatten();
+                let signer = match &elsewhere {
                     Some(session) => Some(&session.signer),
                     None => channel.as_ref().map(|c| &c.signer),
                 };
@@ -102,17 +102,17 @@ impl Chain {
                     }
                     _ => Signature::Invalid,
                 };
-                (header, range, channel, binds, signature)
+                (header, range, channel, elsewhere, signature)
             })
             .collect();
         let frame = frame.freeze();
         let elements = checked
             .into_iter()
-            .map(|(header, range, channel, binds, signature)| Element {
+            .map(|(header, range, channel, elsewhere, signature)| Element {
                 header,
                 message: frame.slice(range),
                 channel,
-                binds,
+                elsewhere,
                 signature,
             })
             .collect();
@@ -182,21 +182,33 @@ impl Chain {
                 ..Inherited::default()
             };
         }
-        let channel = element.channel.clone();
-        let signed = element.signature != Signature::Absent;
+        let signer = self.reply_signer(&element);
         self.inherited.nothing |= related && index == 0;
         let answer = if related && self.inherited.nothing {
             Answer::new(element.header, NtStatus::INVALID_PARAMETER.into())
         } else {
             self.answer(element).await
         };
-        // A reply is signed if the request was, or if the session insists.
-        let signer = channel
-            .filter(|c| self.encrypted.is_none() && (signed || c.session.signing_required))
-            .map(|c| c.signer.clone());
         let message = finish(&self.conn, answer, signer);
         self.replies.push(message);
         Ok(())
+    }
+
+    /// A reply is signed if the request was, or if the session insists. A client whose session lives on other
+    /// connections only is told so with the session's key, which it checks.
+    fn reply_signer(&self, element: &Element) -> Option<Arc<Signer>> {
+        let signed = element.signature != Signature::Absent;
+        match (&element.channel, &element.elsewhere) {
+            _ if self.encrypted.is_some() => None,
+            (Some(channel), _) => {
+                let sign = signed || channel.session.signing_required;
+                sign.then(|| channel.signer.clone())
+            }
+            (None, Some(session)) if element.signature == Signature::Valid => {
+                Some(session.signer.clone())
+            }
+            (None, _) => None,
+        }
     }
 
     async fn answer(&mut self, element: Element) -> Answer {
@@ -238,15 +250,15 @@ impl Chain {
             };
         };
         let session = &channel.session;
-        if element.signature == Signature::Invalid {
-            return Err(NtStatus::ACCESS_DENIED);
-        }
         if session.ended.is_cancelled() {
             return if sessionless {
                 Ok(None)
             } else {
                 Err(NtStatus::USER_SESSION_DELETED)
             };
+        }
+        if element.signature == Signature::Invalid {
+            return Err(NtStatus::ACCESS_DENIED);
         }
         let encrypted = self.encrypted.is_some();
         if session.encryption_required && !encrypted {
@@ -360,7 +372,8 @@ impl Chain {
         if !self.at_last && matches!(command, Command::ChangeNotify | Command::Lock) {
             // These may wait for ever, and with them the rest of the compound (MS-SMB2 3.3.5.2.7).
             ctx.cancel.cancel();
-            return (operation.await, None);
+            operation.await;
+            return (NtStatus::INTERNAL_ERROR.into(), None);
         }
         let async_id = guard.go_async();
         self.flush().await;
@@ -419,7 +432,7 @@ impl Chain {
             message: &element.message,
             encrypted,
             signature: element.signature,
-            binds: element.binds.as_ref(),
+            elsewhere: element.elsewhere.as_ref(),
         };
         let done = setup::handle(&self.conn, request).await;
         let mut header = element.header;
@@ -466,11 +479,7 @@ fn four_bytes(well_formed: bool) -> OpReply {
 
 /// Makes the response message: header, credits (an async final response has none, its interim had them), and
 /// the ERROR body where the handler gave none.
-fn finish(
-    conn: &Connection,
-    answer: Answer,
-    signer: Option<Arc<crate::crypto::signing::Signer>>,
-) -> Message {
+fn finish(conn: &Connection, answer: Answer, signer: Option<Arc<Signer>>) -> Message {
     let Answer {
         mut reply,
         header: request,

@@ -65,8 +65,8 @@ pub(crate) struct SetupRequest<'a> {
     pub encrypted: bool,
     /// Its signature.
     pub signature: Signature,
-    /// It asks to bind this session.
-    pub binds: Option<&'a Arc<Session>>,
+    /// The session, if only other connections carry it or the request asks to bind it.
+    pub elsewhere: Option<&'a Arc<Session>>,
 }
 
 /// The answer to one SESSION_SETUP, and what must happen once its bytes are known.
@@ -144,7 +144,7 @@ pub(crate) async fn handle(conn: &Arc<Connection>, setup: SetupRequest<'_>) -> S
         Ok(pending) => pending,
         Err(status) => {
             let signer = setup
-                .binds
+                .elsewhere
                 .filter(|_| setup.signature == Signature::Valid)
                 .map(|s| s.signer.clone());
             return SetupReply {
@@ -272,7 +272,7 @@ fn check_binding(
     if !conn.dialect().is_3x() {
         return Err(NtStatus::REQUEST_NOT_ACCEPTED);
     }
-    let session = setup.binds.ok_or(NtStatus::USER_SESSION_DELETED)?;
+    let session = setup.elsewhere.ok_or(NtStatus::USER_SESSION_DELETED)?;
     let (own, wanted) = (conn.terms(), session.terms);
     // GMAC keys and others must not meet; the two directions have words of their own.
     if own.signing != wanted.signing {
