@@ -269,19 +269,21 @@ fn check_binding(
     if id.0 == 0 {
         return Err(NtStatus::INVALID_PARAMETER);
     }
-    if !conn.dialect().is_3x() {
-        return Err(NtStatus::REQUEST_NOT_ACCEPTED);
-    }
-    let session = setup.elsewhere.ok_or(NtStatus::USER_SESSION_DELETED)?;
+    let session = match setup.elsewhere {
+        Some(session) => session,
+        None if conn.dialect().is_3x() => return Err(NtStatus::USER_SESSION_DELETED),
+        None => return Err(NtStatus::REQUEST_NOT_ACCEPTED),
+    };
     let (own, wanted) = (conn.terms(), session.terms);
     // GMAC keys and others must not meet; the two directions have words of their own.
-    if own.signing != wanted.signing {
-        if wanted.signing == SigningAlgorithm::AesGmac {
-            return Err(NtStatus::REQUEST_OUT_OF_SEQUENCE);
-        }
-        if own.signing == SigningAlgorithm::AesGmac {
-            return Err(NtStatus::NOT_SUPPORTED);
-        }
+    if own.signing != wanted.signing && wanted.signing == SigningAlgorithm::AesGmac {
+        return Err(NtStatus::REQUEST_OUT_OF_SEQUENCE);
+    }
+    if !own.dialect.is_3x() {
+        return Err(NtStatus::REQUEST_NOT_ACCEPTED);
+    }
+    if own.signing != wanted.signing && own.signing == SigningAlgorithm::AesGmac {
+        return Err(NtStatus::NOT_SUPPORTED);
     }
     if own.dialect != wanted.dialect || own.cipher != wanted.cipher {
         return Err(NtStatus::INVALID_PARAMETER);
