@@ -44,7 +44,7 @@ struct Inherited {
     file: Option<FileId>,
     /// The CREATE that should have given the file failed so.
     create_failed: Option<NtStatus>,
-    /// The compound began with a related request, so there is nothing to inherit.
+    /// The request before had no session, or inherited nothing itself.
     nothing: bool,
 }
 
@@ -183,8 +183,10 @@ impl Chain {
             };
         }
         let signer = self.reply_signer(&element);
-        self.inherited.nothing |= related && index == 0;
-        let answer = if related && self.inherited.nothing {
+        // Neither a related request at the head nor one behind a request without a session can inherit.
+        let orphan = related && (index == 0 || self.inherited.nothing);
+        self.inherited.nothing = orphan || element.channel.is_none();
+        let answer = if orphan {
             Answer::new(element.header, NtStatus::INVALID_PARAMETER.into())
         } else {
             self.answer(element).await
