@@ -2,6 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use sluice_smb_wire::NtStatus;
+use sluice_smb_wire::cmd::negotiate::Dialect;
 use sluice_smb_wire::cmd::query_info::{
     INFO_FILE, INFO_FILESYSTEM, INFO_QUOTA, INFO_SECURITY, QueryInfoRequest, encode_buffer_head,
 };
@@ -25,7 +26,14 @@ pub async fn handle(ctx: &OpContext) -> Answer {
     }
     let disk = disk_of(&open)?;
     let reply = match request.info_type {
-        INFO_FILE => file_info(disk, &request).await?,
+        INFO_FILE => {
+            // Clients older than 3.1.1 don't expect this class (MS-SMB2 3.3.5.20.1).
+            let normalized = request.class == file::NORMALIZED_NAME;
+            if normalized && ctx.conn.dialect() < Dialect::Smb311 {
+                return Err(NtStatus::NOT_SUPPORTED.into());
+            }
+            file_info(disk, &request).await?
+        }
         INFO_FILESYSTEM => fs_info(ctx, disk, &request).await?,
         INFO_SECURITY => security_info(disk, &request).await?,
         INFO_QUOTA => return Err(NtStatus::INVALID_DEVICE_REQUEST.into()),

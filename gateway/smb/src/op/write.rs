@@ -9,7 +9,7 @@ use sluice_vfs::{AccessMask, Stability};
 use super::{Answer, OpContext, OpReply, need_any};
 use crate::open::{DiskOpen, Opened};
 
-/// The offset that means "at the end" (MS-SMB2 2.2.21, FILE_APPEND_DATA semantics of MS-FSA).
+/// The offset that means "at the end", for handles that may only append (MS-FSA 2.1.5.3).
 const APPEND: u64 = u64::MAX;
 
 /// Handles WRITE.
@@ -44,7 +44,8 @@ async fn write_document(
         false => Stability::Unstable,
     };
     let len = request.data.len() as u64;
-    let end = if request.offset == APPEND {
+    let only_appends = !disk.open.access().has(AccessMask::WRITE_DATA);
+    let end = if request.offset == APPEND && only_appends {
         let append = disk.open.append(request.data, stability);
         let at = ctx.interruptible(closed, NtStatus::FILE_CLOSED, append);
         at.await? + len

@@ -62,12 +62,27 @@ struct Plan {
 }
 
 impl Plan {
-    /// Folders are not cached: entry caches are not called back.
+    /// Folders are not cached, because entry caches are not called back; a lease key is taken all the same, so that
+    /// it can't name two nodes.
     fn cache(&self, request: &OpenRequest) -> CacheRequest {
-        if self.kind == NodeKind::Directory && self.content.stream == 0 {
-            return CacheRequest::None;
+        let folder = self.kind == NodeKind::Directory && self.content.stream == 0;
+        match request.cache {
+            CacheRequest::Lease {
+                key,
+                parent,
+                epoch,
+                version,
+                ..
+            } if folder => CacheRequest::Lease {
+                key,
+                state: LeaseState::NONE,
+                parent,
+                epoch,
+                version,
+            },
+            CacheRequest::Oplock(_) if folder => CacheRequest::None,
+            other => other,
         }
-        request.cache
     }
 }
 
@@ -343,7 +358,9 @@ impl Tree {
         } else {
             None
         };
+        let folder = plan.kind == NodeKind::Directory && plan.content.stream == 0;
         let granted = match plan.cache(request) {
+            CacheRequest::Lease { .. } if folder => GrantedCache::None,
             CacheRequest::Lease { key, .. } => GrantedCache::Lease {
                 key,
                 state: LeaseState(locked.cache.state.bits()),
