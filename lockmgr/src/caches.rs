@@ -188,16 +188,13 @@ impl Document {
         wait_if(self.start_break(env, at, leaves, true) && must_wait)
     }
 
-    /// A disconnected client can't be asked: without handle caching its opens end (MS-SMB2 3.3.4.6, 3.3.4.7).
+    /// A disconnected client can't be asked, and what it cached may be older than what others now do: its opens end, so
+    /// that it can't come back and write over theirs. (MS-SMB2 3.3.4.6; 3.3.4.7 would keep a lease's handle cache.)
     fn take_from_disconnected(&mut self, env: &mut Env, at: usize, leaves: CacheState) -> Progress {
         self.grants.settle(at, leaves);
-        let Some(grant) = self.grants.at_mut(at) else {
+        let Some(grant) = self.grants.at(at) else {
             return Progress::Ready;
         };
-        grant.bump_epoch();
-        if leaves.has(CacheState::H) {
-            return Progress::Ready;
-        }
         let key = grant.key;
         let lost: Vec<_> = self
             .opens
