@@ -11,12 +11,12 @@ use sluice_tests::clients::nfs3::{Nfs3Client, Stable};
 use sluice_tests::clients::smb::{Cache, SmbClient, access, disposition, share};
 use sluice_tests::node::{PASSWORD, TestNode, USER};
 
-/// What a writer knows: the last content that was acknowledged as durable, and the one that it was trying when the
-/// connection broke (which may or may not be there, but whole).
+/// What a writer knows: the last content that was acknowledged as durable, and those that it has tried since without an
+/// answer (which may or may not be there, but whole).
 #[derive(Clone, Default, Debug)]
 struct Known {
     durable: Option<u32>,
-    tried: Option<u32>,
+    tried: Vec<u32>,
 }
 
 type Ledger = Arc<Mutex<BTreeMap<String, Known>>>;
@@ -29,25 +29,24 @@ fn content(n: u32) -> Vec<u8> {
     bytes
 }
 
+/// One write and its place in the ledger. An error (the connection broke) ends the writer.
 fn attempt(
     ledger: &Ledger,
     name: &str,
     n: u32,
     write: impl FnOnce() -> anyhow::Result<bool>,
-) -> bool {
-    ledger.lock().unwrap().entry(name.into()).or_default().tried = Some(n);
-    match write() {
-        Ok(true) => {
-            let mut ledger = ledger.lock().unwrap();
-            let known = ledger.get_mut(name).unwrap();
-            *known = Known {
-                durable: Some(n),
-                tried: None,
-            };
-            true
-        }
-        Ok(false) | Err(_) => false,
+) -> anyhow::Result<()> {
+    let mut known = ledger.lock().unwrap();
+    known.entry(name.into()).or_default().tried.push(n);
+    drop(known);
+    if write()? {
+        let acknowledged = Known {
+            durable: Some(n),
+            tried: Vec::new(),
+        };
+        ledger.lock().unwrap().insert(name.into(), acknowledged);
     }
+    Ok(())
 }
 
 fn smb_writer(address: &str, ledger: &Ledger, stop: &AtomicBool, first: u32) -> anyhow::Result<()> {
@@ -76,7 +75,7 @@ fn smb_writer(address: &str, ledger: &Ledger, stop: &AtomicBool, first: u32) -> 
                 }
             }
             Ok(client.close(file)? == 0)
-        });
+        })?;
     }
     Ok(())
 }
@@ -100,7 +99,7 @@ fn nfs_writer(address: &str, ledger: &Ledger, stop: &AtomicBool, first: u32) -> 
                 }
             }
             Ok(client.commit(&file)?.is_ok())
-        });
+        })?;
     }
     Ok(())
 }
@@ -114,7 +113,7 @@ fn ftp_writer(address: &str, ledger: &Ledger, stop: &AtomicBool, first: u32) -> 
         let name = format!("ftp{}", n % 5);
         attempt(ledger, &name, n, || {
             Ok(client.store(&format!("/docs/{name}"), &content(n))?.code == 226)
-        });
+        })?;
     }
     Ok(())
 }
@@ -127,13 +126,13 @@ fn verify(node: &TestNode, ledger: &Ledger) {
             Err(2) => None,
             Err(status) => panic!("{name}: status {status}"),
         };
-        let whole = |n: Option<u32>| n.is_some_and(|n| found.as_deref() == Some(&content(n)[..]));
+        let whole = |n: u32| found.as_deref() == Some(&content(n)[..]);
         // SMB and NFS create or truncate first and write then: what was in work when the node died may be empty or,
         // if a flush came before, a prefix; but what was acknowledged must be there unless it was in work again.
-        let in_work = known.tried.is_some() && !name.starts_with("ftp");
+        let in_work = !known.tried.is_empty() && !name.starts_with("ftp");
         assert!(
-            whole(known.durable)
-                || whole(known.tried)
+            known.durable.is_some_and(whole)
+                || known.tried.iter().any(|n| whole(*n))
                 || in_work
                 || (known.durable.is_none() && found.is_none()),
             "{name}: {known:?} but found {:?} bytes",
