@@ -30,7 +30,7 @@ pub fn server_config(
         })?;
     let private = PrivateKeyDer::from_pem_file(&key)
         .with_context(|| format!("ftp.tls_key: {} is not a readable PEM key", key.display()))?;
-    let config = rustls::ServerConfig::builder_with_provider(Arc::new(
+    let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(
         rustls::crypto::aws_lc_rs::default_provider(),
     ))
     .with_safe_default_protocol_versions()
@@ -44,6 +44,9 @@ pub fn server_config(
             cert.display()
         )
     })?;
+    // A client that only sends never reads tickets, and a socket closed with unread bytes sends a reset, which
+    // would cut the end of an upload off.
+    config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
 }
 
