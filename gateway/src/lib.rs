@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod cli;
 pub mod files;
+mod housekeeping;
 pub mod logging;
 pub mod node;
 pub mod tls;

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin;
+use crate::housekeeping;
 
 /// The stores and the file layer on them, without any head: what a running node and an offline command share.
 pub struct Stack {
@@ -238,6 +239,7 @@ impl Node {
             state.clone(),
             services_stop.clone(),
         ));
+        services.spawn(housekeeping::run(stack.vfs.clone(), services_stop.clone()));
         services.close();
         stop.cancelled().await;
         ready.set(false);

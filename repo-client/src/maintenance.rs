@@ -37,8 +37,9 @@ pub async fn collect_given_up(
     let mut deleted = 0;
     loop {
         let pinned = store.pinned();
+        // Enough to find some beside those that readers still hold.
         let objects: Vec<ObjectId> = repo
-            .garbage(age_s, BATCH)
+            .garbage(age_s, BATCH + pinned.len())
             .await?
             .into_iter()
             .filter(|object| !pinned.contains(object))

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sluice_repo::{GARBAGE_AGE_S, check_all, collect_all};
+use sluice_repo::{GARBAGE_AGE_S, check_all, collect_all, collect_given_up};
 
 use super::{Admin, AdminResult, CheckRecord, GcRecord};
 
@@ -31,5 +31,11 @@ impl Admin {
             unreferenced_bytes: report.unreferenced_bytes,
             kept: report.kept,
         })
+    }
+
+    /// Deletes content that lost versions have given up long enough ago; cheap, for a timer. Returns how many objects.
+    pub async fn collect_given_up(&self) -> AdminResult<u64> {
+        let (repo, store) = (self.inner.repo.as_ref(), self.inner.store.as_ref());
+        Ok(collect_given_up(repo, store, GARBAGE_AGE_S).await?)
     }
 }

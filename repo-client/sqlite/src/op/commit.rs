@@ -163,12 +163,17 @@ fn refer(tx: &Tx<'_>, content: ContentId, version: u64, object: ObjectId) -> Res
             s.execute(params![object.0.to_be_bytes(), content.node.0 as i64, content.stream, version as i64])
         })
         .map_err(db)?;
-    match changed {
-        0 => Err(RepoError::Corrupt(
+    if changed == 0 {
+        return Err(RepoError::Corrupt(
             "an object of another document in a commit".into(),
-        )),
-        _ => Ok(()),
+        ));
     }
+    // Should it have been given up in between, it is needed again.
+    tx.conn
+        .prepare_cached("DELETE FROM garbage WHERE id = ?1")
+        .and_then(|mut s| s.execute([object.0.to_be_bytes()]))
+        .map_err(db)
+        .map(|_| ())
 }
 
 /// Ends what only the old version needs, and the old version itself unless it goes into the history.
