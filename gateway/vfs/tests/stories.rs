@@ -348,6 +348,30 @@ async fn where_the_rule_says_fork_the_later_writer_gets_a_conflicted_copy() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_makes_a_name_that_is_being_uploaded_gets_one_beside_it_under_fork() {
+    let world = World::with(&[rule(RuleProtocol::Smb, OnConflict::Fork)]).await;
+    let (smb, _, ftp) = doors(&world);
+    let upload = ftp
+        .upload(&path("new"), UploadMode::Replace)
+        .await
+        .expect("begun");
+    let opened = smb
+        .open(request(
+            "new",
+            WRITE,
+            ShareMode::ALL,
+            Disposition::OverwriteIf,
+        ))
+        .await
+        .expect("open");
+    assert_eq!(opened.action, CreateAction::Created);
+    let name = opened.open.path().await.expect("a path");
+    assert!(name.starts_with("new (conflicted copy"), "{name}");
+    let receipt = upload.commit(None).await.expect("committed");
+    assert_eq!(receipt.path, "new");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_nfs_writer_under_fork_writes_to_its_copy() {
     let world = World::with(&[rule(RuleProtocol::Nfs3, OnConflict::Fork)]).await;
     let (smb, nfs, ftp) = doors(&world);

@@ -2,10 +2,13 @@
 
 mod change;
 mod close;
+mod empty;
+mod grant;
 mod io;
 mod rename;
 mod sink;
 mod start;
+mod stream;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};

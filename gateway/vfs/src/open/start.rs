@@ -7,16 +7,13 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use sluice_lockmgr as lm;
-use sluice_repo::{
-    AttributeChange, Attributes, ContentId, DosAttributes, NodeKind, RepoError, Timestamp,
-};
+use sluice_repo::{Attributes, ContentId, NodeKind};
 
 use crate::error::VfsError;
-use crate::identity::Protocol;
 use crate::lock_bridge::{Held, data_access, on_conflict, resource, share_mode, stat_open};
+use crate::open::grant::check_kind;
 use crate::open::sink::Sink;
 use crate::open::{GrantedCache, Open, OpenId, OpenState, told_oplock};
-use crate::permission::map_generic;
 use crate::policy::{OnConflict, WritePolicy};
 use crate::request::{
     AccessMask, CacheRequest, CreateAction, Disposition, LeaseKey, LeaseState, NodeType,
@@ -39,6 +36,9 @@ pub(crate) const WRITE_RIGHTS: u32 = AccessMask::WRITE_DATA
 const RACES_MAX: usize = 16;
 /// How long the maker of a document waits for somebody who found it between its creation and its first open.
 const NEWBORN_WAIT: Duration = Duration::from_secs(1);
+
+/// Names tried for a conflicted copy.
+const FORK_TRIES_MAX: u32 = 100;
 
 /// How an attempt to open ended.
 enum Attempt {
@@ -219,9 +219,20 @@ impl Tree {
         };
         let policy = self.policy_at(spot, None).await?;
         self.check_create(dir, directory, &policy).await?;
-        let gate = self
+        let gate = match self
             .name_gate(dir.id, &spot.name, &policy, request.flags.poll)
-            .await?;
+            .await
+        {
+            Ok(gate) => gate,
+            Err(conflict @ VfsError::Conflict(_))
+                if policy.on_conflict == OnConflict::Fork && !directory =>
+            {
+                return self
+                    .open_fork_of_name(request, dir, &spot.name, conflict)
+                    .await;
+            }
+            Err(error) => return Err(error),
+        };
         let created = self.make(dir, &spot.name, &request.new, kind, None).await;
         let node = match created {
             Ok(created) => created.attributes,
@@ -398,167 +409,31 @@ impl Tree {
         Ok(Arc::new(Open { state }))
     }
 
-    /// Access that the caller gets on an existing node, or the refusal (MS-FSA 2.1.5.1.2.1).
-    async fn grant(
-        &self,
-        request: &OpenRequest,
-        spot: &Spot,
-        node: &Attributes,
-        overwrite: bool,
-    ) -> Result<AccessMask, VfsError> {
-        let mut wanted = AccessMask(map_generic(request.access.0));
-        if overwrite {
-            check_overwrite(request, node, self.caller().client.protocol)?;
-        }
-        let rights = self
-            .rights_at(spot, node, request.flags.backup_intent)
-            .await?;
-        let needs_write = overwrite && request.stream.is_none();
-        if needs_write && !rights.any(AccessMask::WRITE_DATA) {
-            return Err(VfsError::AccessDenied);
-        }
-        if wanted.any(AccessMask::MAXIMUM_ALLOWED) {
-            let mut most = rights.0;
-            if self.share().read_only {
-                most &= !WRITE_RIGHTS;
-            }
-            wanted = AccessMask((wanted.0 & !AccessMask::MAXIMUM_ALLOWED) | most);
-        }
-        let free = AccessMask::SYNCHRONIZE;
-        if wanted.0 & !(rights.0 | free) != 0 {
-            return Err(VfsError::AccessDenied);
-        }
-        self.check_read_only_attribute(request, node, wanted)?;
-        Ok(wanted)
-    }
-
-    fn check_read_only_attribute(
-        &self,
-        request: &OpenRequest,
-        node: &Attributes,
-        wanted: AccessMask,
-    ) -> Result<(), VfsError> {
-        if node.kind == NodeKind::Directory || !node.dos.has(DosAttributes::READONLY) {
-            return Ok(());
-        }
-        if self.caller().client.protocol == Protocol::Smb
-            && wanted.any(AccessMask::WRITE_DATA | AccessMask::APPEND_DATA)
-            && !request.access.any(AccessMask::MAXIMUM_ALLOWED)
-        {
-            return Err(VfsError::ReadOnlyAttribute);
-        }
-        if request.flags.delete_on_close {
-            return Err(VfsError::CannotDelete);
-        }
-        Ok(())
-    }
-
-    /// A new node gives its maker what he asked for, whatever its ACL says (MS-FSA 2.1.5.1.1).
-    async fn grant_new(
-        &self,
-        request: &OpenRequest,
-        node: &Attributes,
-    ) -> Result<AccessMask, VfsError> {
-        let wanted = AccessMask(map_generic(request.access.0));
-        if !wanted.any(AccessMask::MAXIMUM_ALLOWED) {
-            return Ok(wanted);
-        }
-        let rights = self.inner().rights(&self.caller().identity, node).await?;
-        Ok(AccessMask(
-            (wanted.0 & !AccessMask::MAXIMUM_ALLOWED) | rights.0,
-        ))
-    }
-
-    /// What share and policy say about an open that changes something.
-    fn check_policy(
-        &self,
-        request: &OpenRequest,
-        granted: AccessMask,
-        policy: &WritePolicy,
-        overwrite: bool,
-    ) -> Result<AccessMask, VfsError> {
-        let changes = granted.any(WRITE_RIGHTS) || overwrite || request.flags.delete_on_close;
-        if request.flags.delete_on_close && !granted.has(AccessMask::DELETE) {
-            return Err(VfsError::AccessDenied);
-        }
-        if !changes {
-            return Ok(granted);
-        }
-        match self.may_change(policy) {
-            Ok(()) => Ok(granted),
-            Err(_) if request.access.any(AccessMask::MAXIMUM_ALLOWED) && !overwrite => {
-                let left = AccessMask(granted.0 & !WRITE_RIGHTS);
-                let asked = AccessMask(map_generic(request.access.0));
-                if asked.any(WRITE_RIGHTS) || request.flags.delete_on_close {
-                    return self.may_change(policy).map(|()| left);
-                }
-                Ok(left)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The stream that an open means: its number, and whether it was made now.
-    async fn stream_of(
-        &self,
-        request: &OpenRequest,
-        node: &Attributes,
-    ) -> Result<(u32, bool, Option<String>), VfsError> {
-        let Some(name) = &request.stream else {
-            return Ok((0, false, None));
-        };
-        let wanted = sluice_repo::fold_name(name);
-        let streams = self.inner().repo.streams(node.id).await?;
-        let found = streams
-            .iter()
-            .find(|s| sluice_repo::fold_name(&s.name) == wanted);
-        match (found, request.disposition) {
-            (Some(_), Disposition::Create) => Err(VfsError::Exists),
-            (Some(found), _) => Ok((found.stream, false, Some(found.name.clone()))),
-            (None, Disposition::Open | Disposition::Overwrite) => Err(VfsError::NotFound),
-            (None, _) => {
-                let rights = self.inner().rights(&self.caller().identity, node).await?;
-                if !rights.any(AccessMask::WRITE_DATA) {
-                    return Err(VfsError::AccessDenied);
-                }
-                let policy = self.policy_of(node.id).await?;
-                self.may_change(&policy)?;
-                let made = self.make_stream(node, name).await?;
-                Ok((made, true, Some(name.clone())))
-            }
-        }
-    }
-
-    async fn make_stream(&self, node: &Attributes, name: &str) -> Result<u32, VfsError> {
-        match self.inner().repo.create_stream(node.id, name).await {
-            Ok(made) => {
-                let bits = crate::open::filter::STREAM_NAME;
-                self.inner().notify_node(
-                    crate::ChangeAction::StreamAdded,
-                    node.id,
-                    Some(name),
-                    bits,
-                );
-                Ok(made.stream)
-            }
-            Err(RepoError::Exists) => {
-                let wanted = sluice_repo::fold_name(name);
-                let streams = self.inner().repo.streams(node.id).await?;
-                streams
-                    .iter()
-                    .find(|s| sluice_repo::fold_name(&s.name) == wanted)
-                    .map(|s| s.stream)
-                    .ok_or(VfsError::NotFound)
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
     fn hint(&self, request: &OpenRequest, spot: &Spot) -> String {
         match &request.target {
             Target::Path(path) => path.to_string(),
             Target::Child(..) | Target::Node(_) => spot.name.clone(),
         }
+    }
+
+    /// The policy says `fork` and an upload holds the name: the open makes a document of a name beside it.
+    async fn open_fork_of_name(
+        &self,
+        request: &OpenRequest,
+        dir: &Attributes,
+        name: &str,
+        conflict: VfsError,
+    ) -> Result<Attempt, VfsError> {
+        for attempt in 0..FORK_TRIES_MAX {
+            let mut forked = request.clone();
+            forked.target = Target::Child(dir.id, self.fork_name(name, attempt));
+            forked.disposition = Disposition::Create;
+            match Box::pin(self.open(forked)).await {
+                Err(VfsError::Exists) => {}
+                opened => return Ok(Attempt::Done(Box::new(opened?))),
+            }
+        }
+        Err(conflict)
     }
 
     /// The policy says `fork`: the open goes to a conflicted copy beside the document.
@@ -580,96 +455,4 @@ impl Tree {
         let opened = Box::pin(self.open(forked)).await?;
         Ok(Attempt::Done(Box::new(opened)))
     }
-}
-
-impl OpenState {
-    /// Empties the content for an open that overwrites, with the attributes that go with it (MS-FSA 2.1.5.1.2.1).
-    async fn empty(&self, request: &OpenRequest, node: &Attributes) -> Result<(), VfsError> {
-        let Some(working) = &self.working else {
-            return Ok(());
-        };
-        let content = working.content()?;
-        if !content.is_empty() {
-            content.set_len(0).await?;
-            self.wrote(working);
-        }
-        if self.content.stream != 0 || self.tree.caller().client.protocol != Protocol::Smb {
-            return Ok(());
-        }
-        let dos =
-            DosAttributes((request.new.dos.0 | DosAttributes::ARCHIVE) & DosAttributes::STORED);
-        let now: Timestamp = crate::vfs::now();
-        let change = AttributeChange {
-            dos: (dos != node.dos).then_some(dos),
-            modified: (node.size == 0).then_some(now),
-            ..AttributeChange::default()
-        };
-        if change != AttributeChange::default() {
-            self.inner
-                .repo
-                .set_attributes(node.id, change, None)
-                .await?;
-        }
-        for stream in self.inner.repo.streams(node.id).await? {
-            let stream = ContentId {
-                node: node.id,
-                stream: stream.stream,
-            };
-            // One that is open stays: its holder goes on with it.
-            if self.inner.opens_of_content(stream) == 0 {
-                self.inner.working.forget(stream);
-                self.inner.repo.delete_stream(stream).await?;
-            }
-        }
-        if node.ea_size != 0 {
-            let mut eas = self.inner.repo.eas(node.id).await?;
-            for ea in &mut eas {
-                ea.value.clear();
-            }
-            self.inner.repo.set_eas(node.id, eas).await?;
-        }
-        if !request.new.eas.is_empty() {
-            let eas = request.new.eas.clone();
-            self.inner.repo.set_eas(node.id, eas).await?;
-        }
-        Ok(())
-    }
-}
-
-fn check_kind(request: &OpenRequest, node: &Attributes) -> Result<(), VfsError> {
-    match (request.node_type, node.kind) {
-        (NodeType::NotDirectory, NodeKind::Directory) if request.stream.is_none() => {
-            Err(VfsError::IsDirectory)
-        }
-        (NodeType::Directory, kind) if kind != NodeKind::Directory => Err(VfsError::NotDirectory),
-        (_, NodeKind::Directory)
-            if request.stream.is_none()
-                && matches!(
-                    request.disposition,
-                    Disposition::Supersede | Disposition::Overwrite | Disposition::OverwriteIf
-                ) =>
-        {
-            Err(VfsError::Exists)
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Hidden and system documents are overwritten only by who says so again (MS-FSA 2.1.5.1.2.1).
-fn check_overwrite(
-    request: &OpenRequest,
-    node: &Attributes,
-    protocol: Protocol,
-) -> Result<(), VfsError> {
-    if protocol != Protocol::Smb || request.stream.is_some() {
-        return Ok(());
-    }
-    let kept = DosAttributes::HIDDEN | DosAttributes::SYSTEM;
-    if node.dos.0 & kept & !request.new.dos.0 != 0 {
-        return Err(VfsError::AccessDenied);
-    }
-    if node.dos.has(DosAttributes::READONLY) {
-        return Err(VfsError::ReadOnlyAttribute);
-    }
-    Ok(())
 }
