@@ -104,7 +104,7 @@ pub enum PathError {
     LeadingSeparator,
     /// A reserved character, an empty component, or text that is not UTF-16 (STATUS_OBJECT_NAME_INVALID).
     BadName,
-    /// `.` or `..` as a component (STATUS_OBJECT_PATH_SYNTAX_BAD).
+    /// `.` as a component, or more `..` than folders before them (STATUS_OBJECT_PATH_SYNTAX_BAD).
     Dots,
 }
 
@@ -151,8 +151,12 @@ impl SmbPath {
             return Ok(path);
         }
         for part in names.split('\\') {
-            if part == "." || part == ".." {
+            // `..` is resolved in the text, as Windows does, and never leaves the share.
+            if part == "." || part == ".." && path.components.pop().is_none() {
                 return Err(PathError::Dots);
+            }
+            if part == ".." {
+                continue;
             }
             if part.is_empty() || part.chars().any(is_reserved) {
                 return Err(PathError::BadName);
@@ -236,7 +240,9 @@ mod tests {
 
     #[test]
     fn paths_that_climb_or_use_reserved_characters_are_refused() {
-        assert_eq!(SmbPath::parse("a\\..\\b"), Err(PathError::Dots));
+        assert_eq!(SmbPath::parse("a\\..\\..\\b"), Err(PathError::Dots));
+        let within = SmbPath::parse("a\\..\\b").expect("stays in the share");
+        assert_eq!(within.components, ["b"]);
         assert_eq!(SmbPath::parse("..\\etc"), Err(PathError::Dots));
         assert_eq!(SmbPath::parse("\\a"), Err(PathError::LeadingSeparator));
         assert_eq!(SmbPath::parse("a\\\\b"), Err(PathError::BadName));

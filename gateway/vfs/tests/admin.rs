@@ -253,7 +253,7 @@ async fn a_rule_holds_at_once_and_is_explained() {
     let changes = admin.simulate_policy(what_if).await.expect("simulated");
     let asked = changes
         .iter()
-        .find(|change| change.path == "docs/closed/a.txt");
+        .find(|change| change.path == "/docs/closed/a.txt");
     assert!(asked.expect("the question").changed);
     admin.remove_rule(rule.id).await.expect("removed");
     for bad in [
@@ -281,7 +281,7 @@ async fn an_upload_is_listed_explained_and_can_be_broken() {
     let upload = ftp.upload(&path("a.txt"), UploadMode::Replace).await;
     let upload = upload.expect("an upload");
     let locks = admin.locks(LockQuery::default()).await.expect("listed");
-    let held = locks.iter().find(|lock| lock.path == "docs/a.txt");
+    let held = locks.iter().find(|lock| lock.path == "/docs/a.txt");
     let held = held.expect("the upload is listed");
     assert_eq!(
         (held.kind.as_str(), held.protocol.as_str()),
@@ -302,7 +302,7 @@ async fn an_upload_is_listed_explained_and_can_be_broken() {
     assert_eq!(session.map(|session| session.opens), Some(1));
     admin.break_lock(held.id, "test").await.expect("broken");
     let locks = admin.locks(LockQuery::default()).await.expect("listed");
-    assert!(locks.iter().all(|lock| lock.path != "docs/a.txt"));
+    assert!(locks.iter().all(|lock| lock.path != "/docs/a.txt"));
     let gone = admin.break_lock(held.id, "test").await;
     assert!(matches!(gone, Err(AdminError::NotFound(_))));
     drop(upload);
@@ -421,4 +421,38 @@ async fn a_private_file_made_over_nfs_stays_private_in_an_open_share() {
         let got = by_other.access(made.id, wanted).await.expect("asked");
         assert_eq!(got.0, granted, "{name}");
     }
+}
+
+#[tokio::test]
+async fn only_an_administrator_gives_a_document_to_another_account() {
+    let world = Bare::new().await;
+    let admin = world.vfs.admin();
+    admin.first_start().await.expect("starts");
+    let alice = admin.add_user(new_user("alice")).await.expect("a user");
+    let bob = admin.add_user(new_user("bob")).await.expect("a user");
+    let accounts = world.vfs.accounts();
+    let may_give = async |from: &str, name: &str, sid: &str| {
+        let (who, _) = accounts
+            .nt_hash(from)
+            .await
+            .expect("accounts")
+            .expect("known");
+        let tree = tree_of(&world.vfs, Protocol::Smb, who);
+        let rights = AccessMask::FILE_ALL;
+        let request = common::request(name, rights, ShareMode::ALL, Disposition::Create);
+        let open = tree.open(request).await.expect("made").open;
+        let acl = Acl {
+            owner: Some(Sid(sid.to_owned())),
+            ..Acl::default()
+        };
+        let set = open.set_acl(acl, false).await;
+        open.close().await.expect("closed");
+        set
+    };
+    assert_eq!(may_give("alice", "own", &alice.sid).await, Ok(()));
+    let refused = may_give("alice", "away", &bob.sid).await;
+    assert_eq!(refused, Err(VfsError::NotOwner));
+    let foreign = "S-1-5-21-9-9-9-1234";
+    assert_eq!(may_give("alice", "foreign", foreign).await, Ok(()));
+    assert_eq!(may_give("admin", "given", &bob.sid).await, Ok(()));
 }

@@ -104,6 +104,12 @@ pub(super) fn to_vfs(
     contexts: &CreateContexts,
     listener: &Arc<OpenListener>,
 ) -> Result<OpenRequest, NtStatus> {
+    // The audit list needs SeSecurityPrivilege, which no ACL can give.
+    if request.desired_access & AccessMask::ACCESS_SYSTEM_SECURITY != 0
+        && !ctx.session.caller.identity.admin
+    {
+        return Err(NtStatus::PRIVILEGE_NOT_HELD);
+    }
     let node_type = if request.has(wire::OPT_DIRECTORY_FILE) {
         NodeType::Directory
     } else if request.has(wire::OPT_NON_DIRECTORY_FILE) || path.explicit_data {

@@ -77,12 +77,9 @@ pub fn decode(data: &Bytes, wanted: u32) -> Result<(Acl, bool), NtStatus> {
     if wanted & DACL != 0 {
         null = descriptor.dacl.is_none();
         acl.dacl = descriptor.dacl.map(from_wire);
-        acl.control = descriptor.control & DACL_PROTECTED;
-        // The list counts as inherited only if the client asks for that too (MS-DTYP 2.4.6).
-        let both = DACL_AUTO_INHERITED | DACL_AUTO_INHERIT_REQ;
-        if descriptor.control & both == both {
-            acl.control |= DACL_AUTO_INHERITED;
-        }
+        // What of these is kept, and when the list is merged with inherited entries, is the file layer's to say.
+        acl.control = descriptor.control
+            & (DACL_PRESENT | DACL_PROTECTED | DACL_AUTO_INHERITED | DACL_AUTO_INHERIT_REQ);
     }
     if wanted & SACL != 0 {
         acl.sacl = descriptor.sacl.map(from_wire);

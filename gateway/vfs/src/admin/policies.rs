@@ -106,7 +106,7 @@ impl Admin {
             let before = told(rules_of_share(&directory.rules, &share.name), &query);
             let after = told(rules_of_share(&rules, &share.name), &query);
             changes.push(SimulatedChange {
-                path: format!("{}/{}", share.name, query.path),
+                path: format!("/{}/{}", share.name, query.path),
                 who: who(&query),
                 changed: before != after,
                 before,
@@ -246,7 +246,7 @@ fn query<'a>(question: &'a PolicyQuestion, groups: &'a [String]) -> Query<'a> {
 
 /// The question that a holder or waiter of the lock table poses.
 fn question_of(held: &super::LockRecord) -> Option<PolicyQuestion> {
-    let (share, path) = held.path.split_once('/')?;
+    let (share, path) = held.path.trim_start_matches('/').split_once('/')?;
     let protocols = [Protocol::Smb, Protocol::Nfs3, Protocol::Nfs4, Protocol::Ftp];
     Some(PolicyQuestion {
         share: share.to_owned(),

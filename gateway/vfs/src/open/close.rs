@@ -93,6 +93,9 @@ impl OpenState {
         };
         // A failed flush does not keep the lock: the bytes stay in the working content and are tried again.
         let closed = if delete {
+            if self.kind == sluice_repo::NodeKind::Directory {
+                self.inner.notify_dir_gone(self.content.node);
+            }
             self.inner.locks.close_deleting(self.lock)
         } else {
             self.inner.locks.close(self.lock)

@@ -88,7 +88,7 @@ impl Inner {
         let (mode, acl) = match &new.acl {
             _ if kind == NodeKind::Symlink => (0o777, None),
             Some(given) if given.dacl.is_some() || given.control & DACL_PRESENT != 0 => {
-                check_new_owner(who, given)?;
+                check_new_owner(&records, who, given)?;
                 let acl = inherit::explicit(given, above.as_deref(), directory, &creator);
                 (
                     new.mode
@@ -232,8 +232,9 @@ impl Inner {
         null_dacl: bool,
     ) -> Result<Attributes, VfsError> {
         let shown = self.shown_acl(node).await?;
+        let records = self.records.current();
         if acl.owner.is_some() && acl.owner != shown.owner {
-            check_new_owner(who, &acl)?;
+            check_new_owner(&records, who, &acl)?;
         }
         let given = inherit::stored_form(&acl);
         let redefines = given.dacl.is_some() || null_dacl;
@@ -246,7 +247,6 @@ impl Inner {
         stored.owner = given.owner.or(stored.owner);
         stored.group = given.group.or(stored.group);
         let (mut uid, mut gid) = (node.uid, node.gid);
-        let records = self.records.current();
         settle_owners(&records, &mut stored, &mut uid, &mut gid);
         let mut change = AttributeChange {
             uid: (uid != node.uid).then_some(uid),
@@ -326,12 +326,14 @@ fn settle_owners(records: &Directory, acl: &mut Acl, uid: &mut u32, gid: &mut u3
     }
 }
 
-/// An owner may be oneself or one of one's groups; only administrators name others (SeRestorePrivilege).
-fn check_new_owner(who: &Identity, acl: &Acl) -> Result<(), VfsError> {
+/// An owner may be oneself, one of one's groups, or somebody whom this repository does not know (a copy from elsewhere keeps its
+/// owner); only administrators name another account (SeRestorePrivilege).
+fn check_new_owner(records: &Directory, who: &Identity, acl: &Acl) -> Result<(), VfsError> {
     let own = |sid: &Sid| *sid == who.sid || who.group_sids.contains(sid);
+    let other = |sid: &Sid| records.uid_of_sid(sid).is_some() && !own(sid);
     let free = who.admin || evaluate::is_root(who);
     match &acl.owner {
-        Some(sid) if !free && !own(sid) => Err(VfsError::NotOwner),
+        Some(sid) if !free && other(sid) => Err(VfsError::NotOwner),
         _ => Ok(()),
     }
 }

@@ -335,23 +335,6 @@ fn in_a_new_share_everybody_reads_and_writes_and_makers_own_what_they_make() {
 }
 
 #[test]
-fn who_names_another_owner_must_be_an_administrator() {
-    let alice = person(1, ALICE);
-    let to = |sid: &str| Acl {
-        owner: Some(Sid(sid.to_owned())),
-        ..Acl::default()
-    };
-    assert!(check_new_owner(&alice, &to(ALICE)).is_ok());
-    assert!(check_new_owner(&alice, &to(STAFF)).is_ok());
-    assert_eq!(check_new_owner(&alice, &to(BOB)), Err(VfsError::NotOwner));
-    let admin = Identity {
-        admin: true,
-        ..alice
-    };
-    assert!(check_new_owner(&admin, &to(BOB)).is_ok());
-}
-
-#[test]
 fn a_group_member_may_give_his_file_to_his_group_but_not_away() {
     let alice = person(1, ALICE);
     let file = node(NodeKind::File, 0o6755);
