@@ -40,7 +40,11 @@ pub struct Server {
 
 enum Process {
     Own(Box<TestNode>),
-    Peer(Child, tempfile::TempDir),
+    /// The folder goes when the peer has stopped.
+    Peer(
+        Child,
+        #[allow(dead_code, reason = "kept for its drop")] tempfile::TempDir,
+    ),
 }
 
 impl Drop for Process {

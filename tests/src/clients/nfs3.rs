@@ -76,7 +76,7 @@ impl<'a> Xdr<'a> {
     /// Skips fattr3; returns its size field.
     fn attributes(&mut self) -> anyhow::Result<u64> {
         let fields = self.fixed(84)?;
-        Ok(Xdr(&fields[20..]).u64()?)
+        Xdr(&fields[20..]).u64()
     }
 
     /// post_op_attr: the size if there are attributes.
