@@ -33,6 +33,8 @@ pub(crate) struct Writer {
     pub(crate) session: WriteSession,
     pub(crate) origin: Origin,
     pub(crate) versions: Option<VersionPolicy>,
+    /// A client without opens: its session ends when it has been idle.
+    pub(crate) momentary: bool,
 }
 
 impl Writer {
@@ -41,6 +43,7 @@ impl Writer {
             session: WriteSession(random_u128()),
             origin: origin(caller),
             versions: share.versions,
+            momentary: false,
         }
     }
 }
@@ -81,6 +84,8 @@ struct State {
     /// Content and change time of the last commit made here.
     committed: Option<(Timestamp, Timestamp)>,
     writer: Option<Writer>,
+    /// The writer's session as the history knows it.
+    session: WriteSession,
     last_write: Instant,
 }
 
@@ -97,6 +102,7 @@ impl Working {
                 unsure: None,
                 committed: None,
                 writer: None,
+                session: WriteSession(0),
                 last_write: Instant::now(),
             }),
             turn: tokio::sync::Mutex::new(()),
@@ -292,6 +298,7 @@ impl Inner {
     pub(crate) fn note_write(&self, working: &Arc<Working>, writer: &Writer, move_times: bool) {
         {
             let mut state = working.state.lock();
+            let idle = state.last_write.elapsed() > self.options.place_idle;
             state.last_write = Instant::now();
             let now = now();
             state.changed = Some(now);
@@ -301,6 +308,9 @@ impl Inner {
             let same = |w: &Writer| w.session == writer.session;
             if !state.writer.as_ref().is_some_and(same) {
                 state.writer = Some(writer.clone());
+                state.session = writer.session;
+            } else if writer.momentary && idle {
+                state.session = WriteSession(random_u128());
             }
         }
         if !working.queued.swap(true, Ordering::AcqRel) {
@@ -414,32 +424,36 @@ impl Inner {
         working: &Working,
         sealed: &Sealed,
     ) -> Result<(Commit, Option<Timestamp>), VfsError> {
-        let (base, modified, changed, writer) = {
+        let (base, modified, changed, session, writer) = {
             let state = working.state.lock();
             let writer = state.writer.clone();
-            (state.base, state.modified, state.changed, writer)
+            (
+                state.base,
+                state.modified,
+                state.changed,
+                state.session,
+                writer,
+            )
         };
         // Writes that leave times alone (a frozen or sticky time) keep what is stored; the change time never goes back.
         let stored = self.repo.get(working.id.node).await?;
-        let writer = writer.unwrap_or_else(|| Writer {
-            session: WriteSession(random_u128()),
-            origin: Origin::default(),
-            versions: None,
+        let (origin, versions) = writer.map_or((Origin::default(), None), |writer| {
+            (writer.origin, writer.versions)
         });
         let commit = Commit {
             content: working.id,
             base,
             fence: FencingToken::default(),
             op: OpId(random_u128()),
-            session: writer.session,
+            session,
             manifest: sealed.manifest.clone(),
             change: AttributeChange {
                 modified: Some(modified.unwrap_or(stored.modified)),
                 changed: changed.map(|changed| changed.max(stored.changed)),
                 ..AttributeChange::default()
             },
-            origin: writer.origin,
-            versions: writer.versions,
+            origin,
+            versions,
         };
         Ok((commit, modified))
     }

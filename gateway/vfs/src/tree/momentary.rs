@@ -164,13 +164,14 @@ impl Tree {
         }
     }
 
-    /// The writing session of a client without opens: one for each client and start of the gateway.
+    /// The writing session of a client without opens; the working content ends it when the client has been idle.
     pub(crate) fn momentary_writer(&self) -> Writer {
         let client = u128::from(self.caller().client.id.0);
         Writer {
             session: WriteSession(self.inner().session_base ^ client),
             origin: origin(self.caller()),
             versions: self.share().versions,
+            momentary: true,
         }
     }
 
