@@ -322,3 +322,61 @@ pub(crate) fn now() -> Timestamp {
         .unwrap_or_default();
     Timestamp(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::open_writer;
+
+    fn insert(tx: &mut Tx<'_>, key: i64, bytes: usize) -> Result<()> {
+        tx.touch(Touch::Node(NodeId(key as u64)));
+        tx.conn
+            .execute(
+                "INSERT INTO setting(key, value) VALUES (?1, zeroblob(?2))",
+                rusqlite::params![key.to_string(), bytes as i64],
+            )
+            .map_err(db)
+            .map(|_| ())
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_refuses_the_change_that_does_not_fit_and_those_after_it_go_on() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("meta.db");
+        let mut conn = open_writer(&path).expect("open");
+        crate::schema::migrate(&mut conn).expect("schema");
+        conn.execute_batch("PRAGMA max_page_count = 100")
+            .expect("limit");
+        let checkpointer = Checkpointer::start(&path, &conn).expect("checkpointer");
+        let touched: Arc<Mutex<Vec<Touch>>> = Arc::default();
+        let seen = touched.clone();
+        let invalidate: Invalidate =
+            Box::new(move |touched| seen.lock().extend_from_slice(touched));
+        let writer = Writer::start(conn, checkpointer, invalidate).expect("writer");
+        assert_eq!(writer.change(|tx| insert(tx, 1, 10)).await, Ok(()));
+        let (small, large, after) = tokio::join!(
+            writer.change(|tx| insert(tx, 2, 10)),
+            writer.change(|tx| insert(tx, 3, 1 << 20)),
+            writer.change(|tx| insert(tx, 4, 10)),
+        );
+        assert_eq!(large, Err(RepoError::NoSpace));
+        assert_eq!(writer.change(|tx| insert(tx, 5, 10)).await, Ok(()));
+        let stored: i64 = writer
+            .change(|tx| {
+                tx.conn
+                    .query_row("SELECT count(*) FROM setting", [], |row| row.get(0))
+                    .map_err(db)
+            })
+            .await
+            .expect("count");
+        let answered = [Ok(()), small, large, after, Ok(())]
+            .iter()
+            .filter(|answer| answer.is_ok())
+            .count();
+        assert_eq!(
+            stored as usize, answered,
+            "what was answered, and nothing else"
+        );
+        assert!(touched.lock().contains(&Touch::Node(NodeId(5))));
+    }
+}

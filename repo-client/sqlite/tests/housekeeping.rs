@@ -1,0 +1,159 @@
+//! gc and check over both stores (invariant I8): what is needed stays, what is not goes, also while uploads are under way.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sluice_repo::{
+    ContentStore, ROOT, Repository, VersionPolicy, WorkingContent, check_all, collect_all,
+    collect_given_up,
+};
+use sluice_repo_content::{Folder, Options as ContentOptions, Store};
+use sluice_repo_sqlite::{Options, SqliteRepository};
+use sluice_repo_suite::{commit, commit_of, made, main_content, unlink};
+use tempfile::TempDir;
+
+async fn open() -> (SqliteRepository, Store, TempDir) {
+    let folder = tempfile::tempdir().expect("folder");
+    let repo = SqliteRepository::open(Options::new(folder.path().join("meta.db")))
+        .await
+        .expect("open");
+    let objects = Folder::open(folder.path().join("content")).expect("content");
+    let store = Store::new(Arc::new(objects), ContentOptions::default()).expect("store");
+    (repo, store, folder)
+}
+
+async fn publish(
+    repo: &SqliteRepository,
+    content: &dyn WorkingContent,
+    node: sluice_repo::NodeId,
+    base: u64,
+) {
+    let sealed = content.seal().await.expect("seal");
+    let mut next = commit_of(main_content(node), base, u128::from(base) + 1, "");
+    next.manifest = sealed.manifest.clone();
+    next.versions = Some(VersionPolicy { count: 0, age_s: 0 });
+    commit(repo, next).await.expect("commit");
+    content.committed(&sealed);
+}
+
+async fn stored(store: &Store) -> usize {
+    store.list().await.expect("list").len()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uploads_under_way_survive_a_collection() {
+    let (repo, store, _folder) = open().await;
+    let node = made(&repo, ROOT, "x").await.id;
+    let content = store.working(Arc::default());
+    for n in 0..9u64 {
+        content
+            .write(n << 20, Bytes::from(vec![n as u8; 1 << 20]))
+            .await
+            .expect("write");
+    }
+    let sealed = content.seal().await.expect("seal");
+    let report = collect_all(&repo, &store, 0).await.expect("gc");
+    assert_eq!((report.unreferenced, report.kept), (0, 3));
+    publish(&repo, &*content, node, 0).await;
+    drop((content, sealed));
+    assert_eq!(
+        collect_all(&repo, &store, 0)
+            .await
+            .map(|r| (r.unreferenced, r.kept)),
+        Ok((0, 3))
+    );
+    assert_eq!(
+        check_all(&repo, &store, false, true)
+            .await
+            .map(|r| r.problems),
+        Ok(vec![])
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_lost_versions_and_documents_held_is_deleted_once_nobody_reads_it() {
+    let (repo, store, _folder) = open().await;
+    let node = made(&repo, ROOT, "x").await.id;
+    let content = store.working(Arc::default());
+    content
+        .write(0, Bytes::from(vec![1; 1 << 20]))
+        .await
+        .expect("write");
+    publish(&repo, &*content, node, 0).await;
+    let reader = store.working(repo.head(main_content(node)).await.expect("head").manifest);
+    content
+        .write(0, Bytes::from(vec![2; 1 << 20]))
+        .await
+        .expect("write");
+    publish(&repo, &*content, node, 1).await;
+    assert_eq!(
+        (
+            collect_given_up(&repo, &store, 0).await,
+            stored(&store).await
+        ),
+        (Ok(0), 2)
+    );
+    assert_eq!(reader.read(0, 1).await.map(|r| r.concat()), Ok(vec![1]));
+    drop(reader);
+    assert_eq!(
+        collect_given_up(&repo, &store, 3600).await,
+        Ok(0),
+        "not an hour old"
+    );
+    assert_eq!(
+        (
+            collect_given_up(&repo, &store, 0).await,
+            stored(&store).await
+        ),
+        (Ok(1), 1)
+    );
+    drop(content);
+    unlink(&repo, ROOT, "x").await.expect("unlink");
+    assert_eq!(
+        (
+            collect_given_up(&repo, &store, 0).await,
+            stored(&store).await
+        ),
+        (Ok(1), 0)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leftovers_are_deleted_and_missing_objects_are_told() {
+    let (repo, store, _folder) = open().await;
+    let node = made(&repo, ROOT, "x").await.id;
+    let content = store.working(Arc::default());
+    content
+        .write(0, Bytes::from(vec![1; 1 << 20]))
+        .await
+        .expect("write");
+    content.seal().await.expect("a seal that nobody commits");
+    drop(content);
+    let content = store.working(Arc::default());
+    content
+        .write(0, Bytes::from(vec![2; 1 << 20]))
+        .await
+        .expect("write");
+    publish(&repo, &*content, node, 0).await;
+    let report = collect_all(&repo, &store, 0).await.expect("gc");
+    assert_eq!(
+        (report.unreferenced, report.unreferenced_bytes, report.kept),
+        (1, 1 << 20, 1)
+    );
+    let object = repo
+        .head(main_content(node))
+        .await
+        .expect("head")
+        .manifest
+        .objects[0]
+        .id;
+    store.delete(object).await.expect("lose it");
+    let problems = check_all(&repo, &store, false, false)
+        .await
+        .expect("check")
+        .problems;
+    assert!(
+        matches!(problems.as_slice(), [one] if one.contains("missing")),
+        "{problems:?}"
+    );
+}
