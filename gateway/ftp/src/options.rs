@@ -76,6 +76,10 @@ pub struct FtpOptions {
     /// Whether a TLS upload counts as whole only if its end was told by close_notify. Without it, anybody on the way can
     /// cut an upload short unnoticed.
     pub tls_uploads_need_close_notify: bool,
+    /// How long the end of a plain upload is doubted. The system ends the connections of a program that dies as cleanly as
+    /// those of one that is done, data before control: only the end of the control connection tells them apart, and it comes a
+    /// moment later. The wait overlaps with making the bytes durable.
+    pub upload_end_doubt: Duration,
     /// Whether PORT and EPRT are taken (to the client's own address only).
     pub active_mode: bool,
     /// First words to a client.
@@ -94,6 +98,7 @@ impl Default for FtpOptions {
             tls: None,
             tls_mode: TlsMode::Off,
             tls_uploads_need_close_notify: true,
+            upload_end_doubt: Duration::from_millis(2),
             active_mode: true,
             banner: "Sluice ready.".to_owned(),
             limits: Limits::default(),

@@ -47,7 +47,7 @@ pub(crate) fn decide(session: &mut Session, command: Command) -> Step {
 enum Hasher {
     Sha(digest::Context),
     Md5(Md5),
-    Crc(crc_fast::Digest),
+    Crc(Box<crc_fast::Digest>),
 }
 
 impl Hasher {
@@ -59,7 +59,9 @@ impl Hasher {
                 Hasher::Sha(digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY))
             }
             HashAlgorithm::Md5 => Hasher::Md5(Md5::new()),
-            HashAlgorithm::Crc32 => Hasher::Crc(crc_fast::Digest::new(CrcAlgorithm::Crc32IsoHdlc)),
+            HashAlgorithm::Crc32 => {
+                Hasher::Crc(Box::new(crc_fast::Digest::new(CrcAlgorithm::Crc32IsoHdlc)))
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! STOR, APPE, STOU (RFC 959 4.1.3): an upload appears whole or not at all.
 //!
 //! The order is the promise: grant (150), bytes, a clean end of the data connection, a last look whether the client is still
-//! there, commit, and only then 226. Any other end drops the upload, and the old document stays.
+//! there (a program that dies closes its data connection as cleanly as one that is done, but its control connection too), commit, and only then 226. Any other end drops the upload, and the old document stays.
 
 use bytes::{Bytes, BytesMut};
 use sluice_vfs::{RelPath, Tree, Upload, UploadMode, UploadReceipt, VfsError};
@@ -9,7 +9,7 @@ use sluice_vfs::{RelPath, Tree, Upload, UploadMode, UploadReceipt, VfsError};
 use crate::codec::ascii::FromNetwork;
 use crate::codec::command::{Command, TransferType};
 use crate::context::Context;
-use crate::data::{DataLink, Receiver};
+use crate::data::{DataLink, End, Receiver};
 use crate::path::VirtualPath;
 use crate::reply::{self, Reply};
 use crate::session::{Session, Step};
@@ -62,16 +62,17 @@ pub(crate) async fn run(cx: &Context, link: Option<DataLink>, mut request: Store
         () = cx.cancel.cancelled() => Err(reply::aborted(true)),
         received = receive(cx, link, &mut upload, &request) => received,
     };
-    if let Err(refusal) = received {
+    let settled = match received {
+        Ok(end) => tokio::select! {
+            biased;
+            () = cx.cancel.cancelled() => Err(reply::aborted(true)),
+            settled = settle(cx, &mut upload, end, &request.path) => settled,
+        },
+        Err(refusal) => Err(refusal),
+    };
+    if let Err(refusal) = settled {
         upload.abort().await;
         return refusal;
-    }
-    // A client that dies closes its data connection as cleanly as one that is done, but its control connection too: look once
-    // more at what the network has brought before believing the end of the data.
-    tokio::task::yield_now().await;
-    if cx.cancel.is_cancelled() {
-        upload.abort().await;
-        return reply::aborted(true);
     }
     let bytes = cx.progress.bytes();
     match upload.commit(None).await {
@@ -131,13 +132,30 @@ async fn unique_name(
     Err(reply::refused(base, &VfsError::Exists))
 }
 
+/// Between the end of the bytes and the commit: a last look whether the client is still there, whose loss cancels this.
+async fn settle(
+    cx: &Context,
+    upload: &mut Upload,
+    end: End,
+    path: &VirtualPath,
+) -> Result<(), Reply> {
+    match end {
+        End::Certain => Ok(()),
+        End::Likely => {
+            let doubt = tokio::time::sleep(cx.options.upload_end_doubt);
+            let (sealed, ()) = tokio::join!(upload.seal(), doubt);
+            sealed.map_err(|error| reply::refused(path, &error))
+        }
+    }
+}
+
 /// Takes bytes until the data connection ends cleanly.
 async fn receive(
     cx: &Context,
     link: DataLink,
     upload: &mut Upload,
     request: &StoreRequest,
-) -> Result<(), Reply> {
+) -> Result<End, Reply> {
     let mut receiver = link.open_receiver(cx).await?;
     let refused = |error: VfsError| reply::refused(&request.path, &error);
     match request.transfer_type {
@@ -150,8 +168,7 @@ async fn receive(
             .await?
             .map_err(refused)?,
     }
-    receiver.finish().await;
-    Ok(())
+    Ok(receiver.finish().await)
 }
 
 async fn receive_text(

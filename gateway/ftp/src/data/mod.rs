@@ -11,6 +11,6 @@ mod stream;
 pub(crate) use link::{DataLink, Prepared};
 pub(crate) use parts::Parts;
 pub(crate) use passive::bind as bind_passive;
-pub(crate) use receiver::Receiver;
+pub(crate) use receiver::{End, Receiver};
 pub(crate) use sender::Sender;
 pub(crate) use stream::DataStream;

@@ -1,7 +1,7 @@
 //! Bytes from the client, and the one place that decides whether their end was a clean one.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,6 +17,21 @@ const BUFFER_BYTES: usize = 256 * 1024;
 /// A buffer with less room than this is replaced.
 const ROOM_MIN_BYTES: usize = 16 * 1024;
 
+/// A document that came in one piece of at most this size is whole: no client writes less than this at once unless it has
+/// no more, and what one call has written comes as a whole even if its program dies.
+const ONE_PIECE_BYTES_MAX: usize = 4 * 1024;
+/// And it came at once, not from a source that gives little by little.
+const ONE_PIECE_TIME: Duration = Duration::from_millis(5);
+
+/// How far the clean end of an upload can be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The client has said so itself (TLS close_notify), or it came in one piece.
+    Certain,
+    /// The connection was closed in order, perhaps by the system because the client died.
+    Likely,
+}
+
 /// The receiving end of one data connection.
 pub(crate) struct Receiver<'a> {
     stream: DataStream,
@@ -25,6 +40,10 @@ pub(crate) struct Receiver<'a> {
     /// Whether a TLS connection must end with close_notify.
     strict_end: bool,
     buffer: BytesMut,
+    begun: Instant,
+    reads: usize,
+    bytes: usize,
+    close_notify: bool,
 }
 
 impl<'a> Receiver<'a> {
@@ -40,6 +59,10 @@ impl<'a> Receiver<'a> {
             stall,
             strict_end,
             buffer: BytesMut::with_capacity(BUFFER_FIRST_BYTES),
+            begun: Instant::now(),
+            reads: 0,
+            bytes: 0,
+            close_notify: false,
         }
     }
 
@@ -51,8 +74,13 @@ impl<'a> Receiver<'a> {
         }
         let read = tokio::time::timeout(self.stall, self.stream.read_buf(&mut self.buffer)).await;
         match read {
-            Ok(Ok(0)) => Ok(None),
+            Ok(Ok(0)) => {
+                self.close_notify = self.stream.is_tls();
+                Ok(None)
+            }
             Ok(Ok(count)) => {
+                self.reads += 1;
+                self.bytes += count;
                 self.progress.add(count);
                 Ok(Some(self.buffer.split().freeze()))
             }
@@ -71,8 +99,16 @@ impl<'a> Receiver<'a> {
     }
 
     /// Answers the client's end with ours: clients wait for our close_notify before they look for the reply.
-    pub(crate) async fn finish(mut self) {
+    pub(crate) async fn finish(mut self) -> End {
+        let one_piece = self.reads == 1
+            && self.bytes <= ONE_PIECE_BYTES_MAX
+            && self.begun.elapsed() < ONE_PIECE_TIME;
         // The bytes are here already; whether the client still listens on this connection changes nothing.
         let _ = tokio::time::timeout(self.stall, self.stream.shutdown()).await;
+        if self.close_notify || one_piece {
+            End::Certain
+        } else {
+            End::Likely
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sluice_lockmgr as lm;
 use sluice_repo::{
-    Attributes, DOCUMENT_BYTES_MAX, Manifest, NodeKind, Timestamp, Version, WorkingContent,
+    Attributes, DOCUMENT_BYTES_MAX, Manifest, NodeKind, Sealed, Timestamp, Version, WorkingContent,
 };
 
 use crate::error::VfsError;
@@ -76,6 +76,8 @@ pub struct Upload {
     /// Bytes of the document that were there before.
     start: u64,
     taken: u64,
+    /// Made durable ahead of the commit.
+    sealed: Option<Sealed>,
 }
 
 impl Tree {
@@ -249,6 +251,7 @@ impl Tree {
             writer: Writer::new(self.caller(), self.share()),
             start,
             taken: 0,
+            sealed: None,
         })
     }
 }
@@ -287,6 +290,7 @@ impl Upload {
         if offset.saturating_add(bytes) > DOCUMENT_BYTES_MAX {
             return Err(VfsError::TooLarge);
         }
+        self.sealed = None;
         self.content.write(offset, data).await?;
         self.taken += bytes;
         let protocol = self.tree.caller().client.protocol;
@@ -304,6 +308,13 @@ impl Upload {
     /// Whether nothing came yet.
     pub fn is_empty(&self) -> bool {
         self.taken == 0
+    }
+
+    /// Makes the bytes durable without showing them to anybody, which shortens the commit. Needed by nobody, useful to those
+    /// that have to wait anyway before they commit.
+    pub async fn seal(&mut self) -> Result<(), VfsError> {
+        self.sealed = Some(self.content.seal().await?);
+        Ok(())
     }
 
     /// Makes the whole durable and visible in one step.
@@ -324,7 +335,10 @@ impl Upload {
     }
 
     async fn commit_all(self, modified: Option<Timestamp>) -> Result<UploadReceipt, VfsError> {
-        let sealed = self.content.seal().await?;
+        let sealed = match self.sealed {
+            Some(sealed) => sealed,
+            None => self.content.seal().await?,
+        };
         let tree = self.tree;
         let inner = tree.inner();
         let path = tree.path_of(self.dir.id).await?;
