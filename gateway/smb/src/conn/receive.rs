@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn bad_links_are_fatal() {
-        for next in [8, 63, 65, 144, u32::MAX & !7] {
+        for next in [8, 63, 65, 144, !7] {
             assert!(
                 split(&[message(next, 72), message(0, 64)].concat()).is_err(),
                 "{next}"
