@@ -55,8 +55,8 @@ fn check(
     let Some(state) = *disk.durable.lock() else {
         return not_found;
     };
-    // A version 2 open may also be claimed in the words of version 1, which know no guid.
-    let other = guid.is_some() && guid != state.create_guid;
+    // An open may be claimed in the words of either version: version 1 knows no guid, which is zero in version 2.
+    let other = guid.is_some_and(|guid| guid != state.create_guid.unwrap_or_default());
     if other || disk.lease.map(|k| k.0) != lease.map(|l| l.key) {
         return not_found;
     }

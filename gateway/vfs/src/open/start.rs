@@ -39,6 +39,8 @@ const NEWBORN_WAIT: Duration = Duration::from_secs(1);
 
 /// Names tried for a conflicted copy.
 const FORK_TRIES_MAX: u32 = 100;
+/// Pause before an open looks again whether a deletion that is under way is done.
+const DELETION_PAUSE: Duration = Duration::from_millis(10);
 
 /// How an attempt to open ended.
 enum Attempt {
@@ -150,6 +152,11 @@ impl Tree {
                     && stream == 0 =>
             {
                 return self.open_fork(request, spot, conflict).await;
+            }
+            Err(VfsError::DeletePending) if self.inner().opens_of(node.id) == 0 => {
+                // Its last open is closed: the name is going this moment, and is free then.
+                tokio::time::sleep(DELETION_PAUSE).await;
+                return Ok(Attempt::Again);
             }
             Err(other) => return Err(other),
         };
