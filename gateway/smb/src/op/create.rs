@@ -75,7 +75,7 @@ pub async fn handle(ctx: &OpContext) -> Answer {
     let open = Arc::new(SmbOpen {
         id: file_id,
         tree: AtomicU32::new(ctx.tree.id.0),
-        kind: Opened::Disk(DiskOpen {
+        kind: Opened::Disk(Box::new(DiskOpen {
             open: opened.open.clone(),
             tree: tree.as_ref().clone(),
             position: AtomicU64::new(0),
@@ -98,7 +98,7 @@ pub async fn handle(ctx: &OpContext) -> Answer {
                 used: AtomicBool::new(false),
             }),
             listener,
-        }),
+        })),
         closed: CancellationToken::new(),
     });
     if let Some(replay) = open.disk().and_then(|d| d.replay.as_ref()) {

@@ -74,7 +74,7 @@ impl OpenRegistry {
 /// What a handle leads to.
 pub enum Opened {
     /// A document, folder or stream.
-    Disk(DiskOpen),
+    Disk(Box<DiskOpen>),
     /// A named pipe of IPC$.
     Pipe(Pipe),
 }
