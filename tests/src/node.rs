@@ -246,6 +246,15 @@ impl TestNode {
         })
     }
 
+    /// Waits until somebody holds the document through the protocol.
+    pub fn wait_for_holder(&self, path: &str, protocol: &str) -> anyhow::Result<()> {
+        self.until("a holder", |locks| {
+            locks.iter().any(|lock| {
+                lock["kind"] == "open" && lock["path"] == path && lock["protocol"] == protocol
+            })
+        })
+    }
+
     /// Waits until nobody holds anything.
     pub fn wait_for_no_locks(&self) -> anyhow::Result<()> {
         self.until("an empty lock table", <[serde_json::Value]>::is_empty)
