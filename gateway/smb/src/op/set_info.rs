@@ -205,9 +205,10 @@ async fn rename(
 }
 
 /// Holds the target's folder open while a name goes into it, as Windows does: a handle that was opened for the
-/// folder's deletion is a sharing violation (MS-FSA 2.1.5.14.11). Who may not list the folder needs no guard.
+/// folder's deletion is a sharing violation (MS-FSA 2.1.5.14.11). Folders that
+/// move, and callers who may not list the folder, need no guard.
 async fn folder_guard(disk: &DiskOpen, path: &RelPath) -> Result<Option<Arc<Open>>, OpReply> {
-    let Some((folder, _)) = path.split_last() else {
+    let Some((folder, _)) = path.split_last().filter(|_| !disk.is_folder()) else {
         return Ok(None);
     };
     let request = OpenRequest {
