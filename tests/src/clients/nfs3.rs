@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -29,6 +31,9 @@ pub enum Stable {
     /// Content and metadata.
     FileSync = 2,
 }
+
+/// Counts connections, from a start that differs between runs.
+static NEXT_CONNECTION: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new(std::process::id()));
 
 /// A file handle.
 pub type Handle = Vec<u8>;
@@ -120,7 +125,8 @@ impl Nfs3Client {
         credential.extend([0; 8]);
         Ok(Nfs3Client {
             stream,
-            next_xid: std::process::id() << 16,
+            // Servers replay answers by (client, xid): connections of one machine must not reuse each other's.
+            next_xid: NEXT_CONNECTION.fetch_add(1, Ordering::Relaxed) << 20,
             held: VecDeque::new(),
             credential,
         })
