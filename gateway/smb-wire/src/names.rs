@@ -248,7 +248,8 @@ mod tests {
         assert_eq!(SmbPath::parse("a\\\\b"), Err(PathError::BadName));
         assert_eq!(SmbPath::parse("a*b"), Err(PathError::BadName));
         assert_eq!(SmbPath::parse("a/b"), SmbPath::parse("a\\b"));
-        assert_eq!(SmbPath::parse("a/../b"), Err(PathError::Dots));
+        assert_eq!(SmbPath::parse("a/../b"), SmbPath::parse("b"));
+        assert_eq!(SmbPath::parse("a/../../b"), Err(PathError::Dots));
         assert_eq!(SmbPath::parse("f:s:$INDEX"), Err(PathError::BadName));
     }
 
