@@ -1,5 +1,7 @@
 //! Structured logs: set up once, at start, on stderr. Spans carry the same fields everywhere: node, protocol, session, client, document, open.
 
+use std::io::IsTerminal;
+
 use anyhow::Context;
 use sluice_config::{Log, LogFormat};
 use tracing_subscriber::EnvFilter;
@@ -17,6 +19,7 @@ pub fn start(log: &Log) -> anyhow::Result<()> {
     })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     let started = match log.format {
         LogFormat::Text => builder.try_init(),

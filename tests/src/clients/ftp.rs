@@ -106,10 +106,18 @@ impl FtpClient {
     pub fn store(&mut self, path: &str, bytes: &[u8]) -> anyhow::Result<Reply> {
         match self.begin("STOR", path)? {
             Ok(mut data) => {
-                data.write_all(bytes)?;
-                data.shutdown(std::net::Shutdown::Write)?;
+                // A server that refuses half way closes the data connection; its reply says why.
+                let sent = data
+                    .write_all(bytes)
+                    .and_then(|()| data.shutdown(std::net::Shutdown::Write));
                 drop(data);
-                self.reply()
+                let reply = self.reply()?;
+                ensure!(
+                    sent.is_ok() || reply.code >= 400,
+                    "the data connection broke but the reply is {}",
+                    reply.text
+                );
+                Ok(reply)
             }
             Err(reply) => Ok(reply),
         }
