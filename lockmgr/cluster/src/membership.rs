@@ -1,0 +1,1 @@
+//! Who is a member, in which epoch, and which shards it owns.

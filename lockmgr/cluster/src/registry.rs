@@ -1,0 +1,1 @@
+//! Registries for tests: an `EpochRegistry` in memory.
