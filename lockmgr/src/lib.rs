@@ -12,6 +12,7 @@ mod claims;
 mod conflict;
 mod document;
 mod env;
+mod epoch;
 mod grant_set;
 mod io;
 mod line;
@@ -31,6 +32,12 @@ mod wait_queue;
 pub use cache_grant::{
     BreakNotice, CacheGranted, CacheRequest, CacheSink, CacheState, GrantKey, LeaseId, OplockLevel,
     RevokeReason,
+};
+pub use epoch::{
+    ClusterIdentity, EpochRegistry, FenceOutcome, Heartbeat, JoinRequest, Joined, LifeLock, Member,
+    MemberEpoch, MemberId, MemberList, MemberRecord, MemberState, PastMember, PastReason,
+    RegistryError, RegistryHint, RegistryTime, SHARDS, ShardEpoch, ShardId, ShardMap, ShardOwner,
+    shard_of,
 };
 pub use outcome::{
     AckError, Closed, Conflict, ConflictKind, Denial, Entry, EntryKind, OpenState, Opened,
