@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Deserializer};
 
 use crate::uri::{ContentUri, MetadataUri};
@@ -39,6 +40,9 @@ pub struct Node {
     pub name: String,
     /// This node's own: control socket, certificate, logs; never shared.
     pub state_dir: PathBuf,
+    /// Load balancers whose connections to all heads begin with a PROXY protocol version 2 header.
+    #[serde(default)]
+    pub proxy_protocol_from: Vec<IpNet>,
 }
 
 /// `[repository]`.
@@ -208,6 +212,9 @@ impl<'de> Deserialize<'de> for PortRange {
 pub struct Ftp {
     /// Addresses to listen on.
     pub listen: Vec<SocketAddr>,
+    /// Addresses on which TLS starts at once (implicit FTPS, usually port 990).
+    #[serde(default)]
+    pub listen_implicit_tls: Vec<SocketAddr>,
     /// Ports for passive data connections.
     #[serde(default = "passive_ports")]
     pub passive_ports: PortRange,
@@ -308,6 +315,7 @@ impl Settings {
             node: Node {
                 name: "sluice".into(),
                 state_dir: data_dir.clone(),
+                proxy_protocol_from: Vec::new(),
             },
             repository: Repository {
                 metadata: MetadataUri::Sqlite(data_dir.join("meta.db")),
@@ -327,6 +335,7 @@ impl Settings {
             }),
             ftp: Some(Ftp {
                 listen: local(2121),
+                listen_implicit_tls: Vec::new(),
                 passive_ports: passive_ports(),
                 passive_address: None,
                 tls_cert: None,

@@ -145,7 +145,10 @@ impl Node {
             Some(nfs) => Some(
                 sluice_nfs::NfsHead::bind(
                     vfs.clone(),
-                    sluice_nfs::NfsOptions::new(nfs.listen.clone()),
+                    sluice_nfs::NfsOptions {
+                        proxies: proxies(settings),
+                        ..sluice_nfs::NfsOptions::new(nfs.listen.clone())
+                    },
                 )
                 .await
                 .context("nfs.listen: choose a free address")?,
@@ -266,11 +269,16 @@ impl ControlSocket {
     }
 }
 
+fn proxies(settings: &Settings) -> sluice_proxy::Proxies {
+    sluice_proxy::Proxies::new(settings.node.proxy_protocol_from.iter().copied())
+}
+
 fn smb_options(smb: &sluice_config::Smb, settings: &Settings) -> sluice_smb::SmbOptions {
     sluice_smb::SmbOptions {
         signing_required: smb.signing == Signing::Required,
         encryption_required: smb.encryption == Encryption::Required,
         host_name: settings.node.name.clone(),
+        proxies: proxies(settings),
         ..sluice_smb::SmbOptions::default()
     }
 }
@@ -304,6 +312,8 @@ fn ftp_options(
         tls,
         tls_mode,
         active_mode: ftp.active,
+        listen_implicit_tls: ftp.listen_implicit_tls.clone(),
+        proxies: proxies(settings),
         ..sluice_ftp::FtpOptions::default()
     })
 }

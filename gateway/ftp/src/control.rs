@@ -51,6 +51,17 @@ enum Flow {
     StartTls,
 }
 
+/// The ends of a control connection; peer and called address are a balancer's word where one stands between.
+#[derive(Clone, Copy)]
+pub(crate) struct ControlEnds {
+    /// The client.
+    pub(crate) peer: SocketAddr,
+    /// This end's address here.
+    pub(crate) local: SocketAddr,
+    /// The address that the client called.
+    pub(crate) called: SocketAddr,
+}
+
 /// One control connection.
 pub(crate) struct Control {
     shared: Arc<Shared>,
@@ -58,6 +69,7 @@ pub(crate) struct Control {
     client: Arc<Client>,
     peer: SocketAddr,
     local: SocketAddr,
+    called: SocketAddr,
     decoder: LineDecoder,
     input: BytesMut,
     output: BytesMut,
@@ -73,10 +85,14 @@ impl Control {
     pub(crate) async fn run(
         shared: Arc<Shared>,
         stream: TcpStream,
-        peer: SocketAddr,
-        local: SocketAddr,
+        ends: ControlEnds,
         implicit_tls: bool,
     ) {
+        let ControlEnds {
+            peer,
+            local,
+            called,
+        } = ends;
         let options = &shared.options;
         let rules = SessionRules {
             tls: options.tls_mode,
@@ -91,6 +107,7 @@ impl Control {
             client,
             peer,
             local,
+            called,
             decoder: LineDecoder::default(),
             input: BytesMut::with_capacity(READ_BYTES),
             output: BytesMut::new(),

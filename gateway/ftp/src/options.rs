@@ -80,6 +80,8 @@ pub struct FtpOptions {
     /// those of one that is done, data before control: only the end of the control connection tells them apart, and it comes a
     /// moment later. The wait overlaps with making the bytes durable.
     pub upload_end_doubt: Duration,
+    /// Load balancers whose connections, control and passive data, begin with a PROXY protocol header.
+    pub proxies: sluice_proxy::Proxies,
     /// Whether PORT and EPRT are taken (to the client's own address only).
     pub active_mode: bool,
     /// First words to a client.
@@ -99,6 +101,7 @@ impl Default for FtpOptions {
             tls_mode: TlsMode::Off,
             tls_uploads_need_close_notify: true,
             upload_end_doubt: Duration::from_millis(2),
+            proxies: sluice_proxy::Proxies::default(),
             active_mode: true,
             banner: "Sluice ready.".to_owned(),
             limits: Limits::default(),

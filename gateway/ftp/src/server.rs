@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use crate::admission::Admission;
-use crate::control::{Control, canonical};
+use crate::control::{Control, ControlEnds, canonical};
 use crate::options::{FtpOptions, TlsMode};
 use crate::reply::{self, Reply};
 
@@ -158,7 +158,6 @@ async fn accept_loop(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let peer = canonical(peer);
                 sessions.spawn(welcome(
                     stream,
                     peer,
@@ -176,12 +175,17 @@ async fn accept_loop(
 }
 
 async fn welcome(
-    stream: TcpStream,
+    mut stream: TcpStream,
     peer: SocketAddr,
     implicit_tls: bool,
     shared: Arc<Shared>,
     admission: Arc<Admission>,
 ) {
+    let ends = match shared.options.proxies.ends(&mut stream, peer).await {
+        Ok(ends) => ends,
+        Err(error) => return tracing::warn!(%peer, %error, "FTP connection refused"),
+    };
+    let peer = canonical(ends.client);
     let _ticket = match admission.admit(peer.ip()) {
         Ok(ticket) => ticket,
         Err(refusal) => {
@@ -201,7 +205,12 @@ async fn welcome(
     };
     let session = shared.sessions.fetch_add(1, Ordering::Relaxed);
     let span = tracing::info_span!("ftp", node = shared.vfs.node_name(), protocol = "ftp", session, client = %peer.ip());
-    Control::run(shared, stream, peer, local, implicit_tls)
+    let ends = ControlEnds {
+        peer,
+        local,
+        called: ends.called.map_or(local, canonical),
+    };
+    Control::run(shared, stream, ends, implicit_tls)
         .instrument(span)
         .await;
 }

@@ -30,6 +30,8 @@ pub struct NfsOptions {
     pub listen: Vec<SocketAddr>,
     /// Most connections at a time; further ones are closed at once.
     pub connections_max: usize,
+    /// Load balancers whose connections begin with a PROXY protocol header.
+    pub proxies: sluice_proxy::Proxies,
     /// Where clients' portmappers are asked for the port to tell about granted locks; 111 but in tests.
     pub client_portmap_port: u16,
 }
@@ -40,6 +42,7 @@ impl NfsOptions {
         Self {
             listen,
             connections_max: 4096,
+            proxies: sluice_proxy::Proxies::default(),
             client_portmap_port: PORTMAP_PORT,
         }
     }
@@ -62,6 +65,7 @@ pub(crate) struct Head {
     pub(crate) replies: ReplyCache,
     pub(crate) clients: Clients,
     pub(crate) locks: LockManager,
+    pub(crate) proxies: sluice_proxy::Proxies,
     /// The port that portmapper answers name, for connections that come in on port 111.
     pub(crate) main_port: u16,
 }
@@ -101,6 +105,7 @@ impl NfsHead {
             replies: ReplyCache::new(),
             clients: Clients::new(vfs.clone()),
             locks: LockManager::new(options.client_portmap_port),
+            proxies: options.proxies,
             vfs,
             main_port,
         });
@@ -157,7 +162,7 @@ async fn accept_loop(
             () = stop.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
-        let (stream, peer) = match accepted {
+        let (mut stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of descriptors or the like: the next accept fails at once again, so give others a moment.
@@ -176,7 +181,10 @@ async fn accept_loop(
         }
         let (head, stop) = (head.clone(), stop.clone());
         tasks.spawn(async move {
-            conn::run(head, stream, peer, stop).await;
+            match head.proxies.ends(&mut stream, peer).await {
+                Ok(ends) => conn::run(head, stream, ends.client, stop).await,
+                Err(error) => warn!(%peer, %error, "NFS connection refused"),
+            }
             drop(place);
         });
     }

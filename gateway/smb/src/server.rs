@@ -38,6 +38,8 @@ pub struct SmbOptions {
     pub io_bytes_max: u32,
     /// How long a connection may go without a login.
     pub login_timeout: Duration,
+    /// Load balancers whose connections begin with a PROXY protocol header.
+    pub proxies: sluice_proxy::Proxies,
     /// DNS name of this host, told to clients in the NTLM challenge.
     pub host_name: String,
 }
@@ -53,6 +55,7 @@ impl Default for SmbOptions {
             inflight_bytes_max: 128 << 20,
             io_bytes_max: 8 << 20,
             login_timeout: Duration::from_secs(60),
+            proxies: sluice_proxy::Proxies::default(),
             host_name: "sluice".to_owned(),
         }
     }
@@ -156,7 +159,7 @@ impl Server {
         }
     }
 
-    fn admit(self: Arc<Server>, stream: TcpStream, peer: SocketAddr) {
+    fn admit(self: Arc<Server>, mut stream: TcpStream, peer: SocketAddr) {
         if self.connections.fetch_add(1, Ordering::Relaxed) >= self.options.connections_max {
             self.connections.fetch_sub(1, Ordering::Relaxed);
             tracing::warn!(%peer, limit = self.options.connections_max, "too many SMB connections; one was refused");
@@ -164,7 +167,10 @@ impl Server {
         }
         let tasks = self.tasks.clone();
         tasks.spawn(async move {
-            Connection::serve(&self, stream, peer).await;
+            match self.options.proxies.ends(&mut stream, peer).await {
+                Ok(ends) => Connection::serve(&self, stream, ends.client).await,
+                Err(error) => tracing::warn!(%peer, %error, "SMB connection refused"),
+            }
             self.connections.fetch_sub(1, Ordering::Relaxed);
         });
     }

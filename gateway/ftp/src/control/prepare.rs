@@ -34,15 +34,15 @@ impl Control {
             },
             DataPlan::ExtendedPassive(wanted) => {
                 let fits = match wanted {
-                    EpsvArgument::V4 => self.local.is_ipv4(),
-                    EpsvArgument::V6 => self.local.is_ipv6(),
+                    EpsvArgument::V4 => self.called.is_ipv4(),
+                    EpsvArgument::V6 => self.called.is_ipv6(),
                     EpsvArgument::Any => true,
                     EpsvArgument::All | EpsvArgument::OtherFamily => false,
                 };
                 if fits {
                     return self.listen(reply::extended_passive).await;
                 }
-                let own = if self.local.is_ipv4() { "(1)" } else { "(2)" };
+                let own = if self.called.is_ipv4() { "(1)" } else { "(2)" };
                 Reply::text(522, format!("Network protocol not supported, use {own}"))
             }
         }
@@ -82,7 +82,7 @@ impl Control {
 
     /// The address told in a 227: the configured one for clients from elsewhere, otherwise where this client came in.
     fn passive_host(&self) -> Option<Ipv4Addr> {
-        let own = match self.local.ip() {
+        let own = match self.called.ip() {
             IpAddr::V4(own) => own,
             IpAddr::V6(_) => return None,
         };

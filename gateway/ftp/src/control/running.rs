@@ -38,7 +38,11 @@ impl Control {
                 self.say(&reply::DATA_FIRST);
                 return Ok(Flow::Next);
             }
-            (true, Some(prepared)) => Some(DataLink::new(prepared, self.peer.ip())),
+            (true, Some(prepared)) => Some(DataLink::new(
+                prepared,
+                self.peer.ip(),
+                self.shared.options.proxies.clone(),
+            )),
             (false, prepared) => {
                 self.prepared = prepared;
                 None

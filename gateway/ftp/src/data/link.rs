@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::time::Duration;
 
+use sluice_proxy::Proxies;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
@@ -32,10 +33,10 @@ pub(crate) struct DataLink {
 }
 
 impl DataLink {
-    /// Only `peer` is let in.
-    pub(crate) fn new(prepared: Prepared, peer: IpAddr) -> DataLink {
+    /// Only `peer` is let in, by itself or through a balancer.
+    pub(crate) fn new(prepared: Prepared, peer: IpAddr, proxies: Proxies) -> DataLink {
         let connecting: Connecting = match prepared {
-            Prepared::Passive(listener) => Box::pin(accept(listener, peer)),
+            Prepared::Passive(listener) => Box::pin(accept(listener, peer, proxies)),
             Prepared::Active { to, from } => Box::pin(call(to, from)),
         };
         DataLink {
@@ -112,14 +113,21 @@ impl DataLink {
 }
 
 /// Takes the first connection from `peer`; anybody else who found the port is hung up on.
-async fn accept(listener: TcpListener, peer: IpAddr) -> io::Result<TcpStream> {
+async fn accept(listener: TcpListener, peer: IpAddr, proxies: Proxies) -> io::Result<TcpStream> {
     loop {
-        let (stream, from) = listener.accept().await?;
-        if from.ip().to_canonical() == peer.to_canonical() {
+        let (mut stream, from) = listener.accept().await?;
+        let client = match proxies.ends(&mut stream, from).await {
+            Ok(ends) => ends.client.ip().to_canonical(),
+            Err(error) => {
+                tracing::warn!(%from, %error, "data connection refused");
+                continue;
+            }
+        };
+        if client == peer.to_canonical() {
             stream.set_nodelay(true)?;
             return Ok(stream);
         }
-        tracing::warn!(from = %from.ip(), "a stranger tried to take a data connection");
+        tracing::warn!(from = %client, "a stranger tried to take a data connection");
     }
 }
 
