@@ -19,6 +19,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "sluice-proxy",
             "sluice-repo",
             "sluice-repo-content",
+            "sluice-repo-postgres",
             "sluice-repo-sqlite",
             "sluice-smb",
             "sluice-vfs",
@@ -38,6 +39,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("sluice-lockmgr", &[]),
     ("sluice-lockmgr-cluster", &["sluice-lockmgr"]),
     ("sluice-repo", &[]),
+    (
+        "sluice-repo-postgres",
+        &["sluice-repo", "sluice-lockmgr"],
+    ),
     ("sluice-repo-sqlite", &["sluice-repo"]),
     ("sluice-repo-content", &["sluice-repo"]),
     ("sluice-repo-suite", &["sluice-repo"]),

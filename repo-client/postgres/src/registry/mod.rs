@@ -1,0 +1,1 @@
+//! The cluster's nodes, shards and mailbox in the database.
