@@ -1,1 +1,33 @@
 //! Who is a member, in which epoch, and which shards it owns.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sluice_lockmgr::{Member, ShardMap};
+
+/// What the membership tells the token runtime.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClusterEvent {
+    /// Another member takes part from now on.
+    NodeUp(Member),
+    /// Another member is fenced or has left: nothing of it will count any more, no message from it comes after this.
+    NodeDown(Member),
+    /// The owners of the shards have changed. Every member that was live when this map was read was told by `NodeUp` before.
+    Shards(Arc<ShardMap>),
+    /// The own lease can't be relied upon: no grant, no answer from a cache, until `Thawed` or `Lost`.
+    Frozen,
+    /// The lease holds again and nobody fenced this node in between: everything is as before.
+    Thawed,
+    /// This node is fenced: everything it held is gone. The last event.
+    Lost,
+}
+
+/// What the token runtime offers to the cluster. Both calls are made from the cluster's tasks, must not block and may call
+/// [`crate::transport::Peers`]. Calls of `event` come one at a time; calls of `received` one at a time for each sender.
+pub trait ClusterHandler: Send + Sync {
+    /// The membership changed.
+    fn event(&self, event: ClusterEvent);
+
+    /// A message from a member, in the order of its `send`s, exactly once.
+    fn received(&self, from: Member, message: Bytes);
+}
