@@ -61,6 +61,24 @@ pub const fn shard_of(document: u64) -> ShardId {
     ShardId((document.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52) as u16)
 }
 
+/// Bits of a fence below the shard epoch: they count the forced revocations of one document within that epoch.
+pub const FENCE_FORCED_BITS: u32 = 20;
+
+impl ShardEpoch {
+    /// The fence under which a right granted in this epoch commits, unless the document's fence was raised by force
+    /// within it ([`EpochRegistry::force_fence`] answers with a fence of the same form). Later fences are greater.
+    #[must_use]
+    pub const fn fence(self) -> u64 {
+        self.0 << FENCE_FORCED_BITS
+    }
+
+    /// The epoch of a fence.
+    #[must_use]
+    pub const fn of_fence(fence: u64) -> ShardEpoch {
+        ShardEpoch(fence >> FENCE_FORCED_BITS)
+    }
+}
+
 /// Who coordinates a shard's documents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardOwner {
@@ -376,7 +394,7 @@ pub trait EpochRegistry: Send + Sync {
     async fn hint(&self, me: Member) -> Result<RegistryHint, RegistryError>;
 
     /// Raises a document's fence: commits under an older one are refused from now on. `me` must own the document's shard
-    /// under `epoch`. Answers with the new fence.
+    /// under `epoch`. Answers with the new fence, of the form of [`ShardEpoch::fence`].
     async fn force_fence(
         &self,
         me: Member,

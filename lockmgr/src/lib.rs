@@ -34,10 +34,10 @@ pub use cache_grant::{
     RevokeReason,
 };
 pub use epoch::{
-    ClusterIdentity, EpochRegistry, FenceOutcome, Heartbeat, JoinRequest, Joined, LifeLock, Member,
-    MemberEpoch, MemberId, MemberList, MemberRecord, MemberState, PastMember, PastReason,
-    RegistryError, RegistryHint, RegistryTime, SHARDS, ShardEpoch, ShardId, ShardMap, ShardOwner,
-    shard_of,
+    ClusterIdentity, EpochRegistry, FENCE_FORCED_BITS, FenceOutcome, Heartbeat, JoinRequest,
+    Joined, LifeLock, Member, MemberEpoch, MemberId, MemberList, MemberRecord, MemberState,
+    PastMember, PastReason, RegistryError, RegistryHint, RegistryTime, SHARDS, ShardEpoch, ShardId,
+    ShardMap, ShardOwner, shard_of,
 };
 pub use outcome::{
     AckError, Closed, Conflict, ConflictKind, Denial, Entry, EntryKind, OpenState, Opened,
