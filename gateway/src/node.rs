@@ -94,6 +94,9 @@ pub async fn open_stack(settings: &Settings) -> anyhow::Result<Stack> {
     let objects = Arc::new(Folder::open(folder).with_context(unusable)?);
     let content: Arc<dyn ContentStore> =
         Arc::new(Store::new(objects, ContentOptions::default()).with_context(unusable)?);
+    claim(repository.as_ref(), content.as_ref())
+        .await
+        .with_context(unusable)?;
     let mut times = VfsTimes::default();
     if let Some(nfs) = &settings.nfs {
         times.place_idle = Duration::from_millis(nfs.writer_idle_ms);
@@ -113,6 +116,16 @@ pub async fn open_stack(settings: &Settings) -> anyhow::Result<Stack> {
         repository,
         first_password: first.map(|first| first.password),
     })
+}
+
+/// Makes sure that content and metadata belong together: garbage collection with the wrong metadata would delete everything.
+async fn claim(repository: &dyn Repository, content: &dyn ContentStore) -> anyhow::Result<()> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("no random numbers: {error}"))?;
+    let made = format!("{:032x}", u128::from_le_bytes(random));
+    let identity = repository.setting_or("repository_id", made.into()).await?;
+    content.claim(&String::from_utf8_lossy(&identity)).await?;
+    Ok(())
 }
 
 impl Stack {

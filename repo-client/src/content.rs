@@ -36,12 +36,19 @@ pub trait ContentStore: Send + Sync {
     /// All objects that are stored now, with their length, in no order.
     async fn list(&self) -> Result<Vec<(ObjectId, u64)>>;
 
-    /// Objects that a living working content needs, uploads in flight included. An object that is stored, not in
-    /// here and (looked up after this call) not referenced by the repository is garbage for ever.
+    /// The member epoch under which this store makes objects; 0 without a cluster.
+    fn uploader(&self) -> u64;
+
+    /// Objects that a living working content of this node needs, uploads in flight included. An object that is stored, was made
+    /// under this store's epoch, is not in here and (looked up after this call) not referenced by the repository is garbage for ever.
     fn pinned(&self) -> std::collections::HashSet<ObjectId>;
 
-    /// Deletes an object; one that is not there is no error.
-    async fn delete(&self, object: ObjectId) -> Result<()>;
+    /// Deletes objects; one that is not there is no error.
+    async fn delete(&self, objects: &[ObjectId]) -> Result<()>;
+
+    /// Makes sure that the store belongs to the repository of this identity: marks it as such at the first call, refuses afterwards
+    /// if the mark says another one.
+    async fn claim(&self, repository: &str) -> Result<()>;
 
     /// Reads a whole object past all caches and compares its checksums.
     async fn verify(&self, object: &ObjectRef) -> Result<()>;

@@ -5,9 +5,25 @@ use bytes::Bytes;
 
 use crate::error::{RepoError, Result};
 
-/// Name of an immutable object in the content store; never reused.
+/// Name of an immutable object in the content store; never reused: 40 bits of the member epoch that made it, 40 random ones of the
+/// process that did (they tell runs apart even if epochs are given again after the database was restored from a backup), a 48-bit count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectId(pub u128);
+
+impl ObjectId {
+    const PART: u64 = (1 << 40) - 1;
+
+    /// The name of the object number `count` of a run.
+    pub fn new(uploader: u64, run: u64, count: u64) -> ObjectId {
+        let part = |value: u64| u128::from(value & ObjectId::PART);
+        ObjectId(part(uploader) << 88 | part(run) << 48 | u128::from(count & 0xffff_ffff_ffff))
+    }
+
+    /// The member epoch whose node made it; 0 without a cluster.
+    pub fn uploader(self) -> u64 {
+        (self.0 >> 88) as u64
+    }
+}
 
 /// Bytes that one checksum of an object covers.
 pub const CHECK_BLOCK_BYTES: u32 = 64 * 1024;

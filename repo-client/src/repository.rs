@@ -3,6 +3,7 @@
 //! Every mutating call returns only after its change is durable (invariant I4), except `touch`. Every read returns
 //! what the last answered mutation left (I5). Calls that change several things change all or nothing.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -425,6 +426,15 @@ pub trait Repository: Send + Sync {
     async fn garbage(&self, age_s: u64, limit: usize) -> Result<Vec<ObjectId>>;
     /// These objects are deleted.
     async fn forget_garbage(&self, objects: Vec<ObjectId>) -> Result<()>;
+    /// Of these objects, those that were given up count as given up just now: this node still reads them. Others are left alone.
+    /// A repository of one process need not do anything: the process knows what it reads.
+    async fn keep_garbage(&self, objects: Vec<ObjectId>) -> Result<()>;
+    /// The member epochs that may still commit, in a cluster: objects that carry one of them ([`ObjectId::uploader`]) may be named by
+    /// a commit to come, and none that carries another. `None`: this process is the only one.
+    async fn uploaders(&self) -> Result<Option<HashSet<u64>>>;
+    /// Lengths of the current contents of all documents and streams below a folder, added up; a document with several names there
+    /// counts once. What shares' quotas are compared with.
+    async fn usage(&self, root: NodeId) -> Result<u64>;
     /// What the versions of the contents after `after` refer to, in order, for at most `limit` versions; an empty answer is the end.
     async fn references(
         &self,

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use sluice_repo::{ObjectId, RepoError, Result};
 
+use crate::mark;
 use crate::objects::Objects;
 
 /// Version of the layout.
@@ -80,6 +81,27 @@ fn write_object(path: &Path, parts: &[Bytes]) -> io::Result<()> {
     path.parent().map_or(Ok(()), sync_dir)
 }
 
+/// Writes the mark if there is none, and returns the one that holds. It gets its name when it is whole and durable; a hard link
+/// decides between nodes that start at once.
+fn mark_or_read(path: &Path, mark: &[u8]) -> io::Result<Vec<u8>> {
+    if !path.try_exists()? {
+        let mut unique = [0; 8];
+        getrandom::fill(&mut unique).map_err(|error| io::Error::other(error.to_string()))?;
+        let draft = path.with_extension(format!("{:016x}", u64::from_le_bytes(unique)));
+        let mut file = File::create_new(&draft)?;
+        file.write_all(mark)?;
+        file.sync_all()?;
+        match fs::hard_link(&draft, path) {
+            Ok(()) => fs::remove_file(&draft)?,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => fs::remove_file(&draft)?,
+            // A shared folder without hard links.
+            Err(_) => fs::rename(&draft, path)?,
+        }
+        path.parent().map_or(Ok(()), sync_dir)?;
+    }
+    fs::read(path)
+}
+
 fn read_ranges(path: &Path, ranges: &[(u32, u32)]) -> io::Result<Vec<Bytes>> {
     let mut file = File::open(path)?;
     let mut position = 0;
@@ -103,14 +125,21 @@ fn read_ranges(path: &Path, ranges: &[(u32, u32)]) -> io::Result<Vec<Bytes>> {
 fn list(root: &Path) -> io::Result<Vec<(ObjectId, u64)>> {
     let mut found = Vec::new();
     for folder in fs::read_dir(root.join(LAYOUT))? {
-        for file in fs::read_dir(folder?.path())? {
+        let folder = folder?;
+        if !folder.file_type()?.is_dir() {
+            continue;
+        }
+        for file in fs::read_dir(folder.path())? {
             let file = file?;
             let id = file
                 .file_name()
                 .to_str()
                 .and_then(|name| u128::from_str_radix(name, 16).ok());
-            if let Some(id) = id {
-                found.push((ObjectId(id), file.metadata()?.len()));
+            match (id, file.metadata()) {
+                (Some(id), Ok(metadata)) => found.push((ObjectId(id), metadata.len())),
+                // Deleted meanwhile, perhaps by another node.
+                (Some(_), Err(error)) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
             }
         }
     }
@@ -153,12 +182,24 @@ impl Objects for Folder {
         blocking(self.path(id), move |path| read_ranges(path, &ranges)).await
     }
 
-    async fn delete(&self, id: ObjectId) -> Result<()> {
-        blocking(self.path(id), |path| match fs::remove_file(path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+    async fn delete(&self, ids: &[ObjectId]) -> Result<()> {
+        let paths: Vec<PathBuf> = ids.iter().map(|id| self.path(*id)).collect();
+        blocking(self.root.clone(), move |_| {
+            paths
+                .iter()
+                .try_for_each(|path| match fs::remove_file(path) {
+                    Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+                    _ => Ok(()),
+                })
         })
         .await
+    }
+
+    async fn claim(&self, repository: &str) -> Result<()> {
+        let mark = mark::text(repository);
+        let path = self.root.join(LAYOUT).join(mark::NAME);
+        let found = blocking(path, move |path| mark_or_read(path, mark.as_bytes())).await?;
+        mark::check(&found, repository, &self.root.display().to_string())
     }
 
     async fn list(&self) -> Result<Vec<(ObjectId, u64)>> {

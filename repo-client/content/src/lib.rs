@@ -5,6 +5,7 @@
 
 mod fetch;
 mod folder;
+mod mark;
 mod objects;
 mod piece;
 mod store;

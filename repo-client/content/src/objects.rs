@@ -14,8 +14,11 @@ pub trait Objects: Send + Sync {
     /// Reads ranges `(offset, len)` of an object; `Corrupt` if it is missing or too short.
     async fn get(&self, id: ObjectId, ranges: Vec<(u32, u32)>) -> Result<Vec<Bytes>>;
 
-    /// Deletes an object; one that is not there is no error.
-    async fn delete(&self, id: ObjectId) -> Result<()>;
+    /// Deletes objects; one that is not there is no error.
+    async fn delete(&self, ids: &[ObjectId]) -> Result<()>;
+
+    /// Marks the store as the repository's of this identity; `InUse` if it is marked as another's already.
+    async fn claim(&self, repository: &str) -> Result<()>;
 
     /// All objects with their length.
     async fn list(&self) -> Result<Vec<(ObjectId, u64)>>;

@@ -27,6 +27,8 @@ pub struct Options {
     pub buffer_bytes: u64,
     /// Objects stored at the same time.
     pub uploads: usize,
+    /// The member epoch of this process in its cluster; 0 without one.
+    pub uploader: u64,
 }
 
 impl Default for Options {
@@ -36,6 +38,7 @@ impl Default for Options {
             cache_bytes: 512 << 20,
             buffer_bytes: 64 << 20,
             uploads: 4,
+            uploader: 0,
         }
     }
 }
@@ -50,15 +53,15 @@ pub(crate) struct Shared {
     /// Working contents that exist.
     pub(crate) live: Mutex<HashMap<u64, Weak<Core>>>,
     keys: AtomicU64,
-    /// Random, for this run: with a counter it makes object names that are never reused.
+    /// Random, for this run.
     run: u64,
     made: AtomicU64,
 }
 
 impl Shared {
     pub(crate) fn new_id(&self) -> ObjectId {
-        let number = self.made.fetch_add(1, Ordering::Relaxed);
-        ObjectId(u128::from(self.run) << 64 | u128::from(number))
+        let count = self.made.fetch_add(1, Ordering::Relaxed);
+        ObjectId::new(self.options.uploader, self.run, count)
     }
 
     pub(crate) fn next_key(&self) -> u64 {
@@ -122,11 +125,19 @@ impl ContentStore for Store {
             .objects
             .put(id, vec![Bytes::from_static(b"probe")])
             .await?;
-        self.shared.objects.delete(id).await
+        self.shared.objects.delete(&[id]).await
+    }
+
+    async fn claim(&self, repository: &str) -> Result<()> {
+        self.shared.objects.claim(repository).await
     }
 
     async fn list(&self) -> Result<Vec<(ObjectId, u64)>> {
         self.shared.objects.list().await
+    }
+
+    fn uploader(&self) -> u64 {
+        self.shared.options.uploader
     }
 
     fn pinned(&self) -> HashSet<ObjectId> {
@@ -138,8 +149,8 @@ impl ContentStore for Store {
         pinned
     }
 
-    async fn delete(&self, object: ObjectId) -> Result<()> {
-        self.shared.objects.delete(object).await
+    async fn delete(&self, objects: &[ObjectId]) -> Result<()> {
+        self.shared.objects.delete(objects).await
     }
 
     async fn verify(&self, object: &ObjectRef) -> Result<()> {

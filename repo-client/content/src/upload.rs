@@ -110,7 +110,7 @@ pub(crate) fn start(shared: &Arc<Shared>, core: Weak<Core>, plan: Plan, stamp: u
             Some(core) => core.uploaded(&task, &result),
             None => {
                 // Nobody can commit it any more.
-                let _ = shared.objects.delete(task.id).await;
+                let _ = shared.objects.delete(&[task.id]).await;
             }
         }
         task.result.send_replace(Some(result));

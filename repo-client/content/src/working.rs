@@ -246,10 +246,8 @@ impl Core {
         }
         let shared = self.shared.clone();
         self.shared.runtime.spawn(async move {
-            for object in objects {
-                if let Err(error) = shared.objects.delete(object).await {
-                    tracing::debug!(%error, "an unused object stays until gc");
-                }
+            if let Err(error) = shared.objects.delete(&objects).await {
+                tracing::debug!(%error, "unused objects stay until gc");
             }
         });
     }

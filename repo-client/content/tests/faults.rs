@@ -33,8 +33,12 @@ impl Objects for Disk {
         self.inner.get(id, ranges).await
     }
 
-    async fn delete(&self, id: ObjectId) -> Result<()> {
-        self.inner.delete(id).await
+    async fn delete(&self, ids: &[ObjectId]) -> Result<()> {
+        self.inner.delete(ids).await
+    }
+
+    async fn claim(&self, repository: &str) -> Result<()> {
+        self.inner.claim(repository).await
     }
 
     async fn list(&self) -> Result<Vec<(ObjectId, u64)>> {
@@ -233,4 +237,20 @@ async fn bytes_come_back_as_the_slices_that_were_written() {
     let read = content.read(4096, 100_000).await.expect("read");
     assert_eq!(read.len(), 1);
     assert_eq!(read[0].as_ptr(), data[4096..].as_ptr(), "no copy");
+}
+
+#[tokio::test]
+async fn a_store_is_claimed_by_the_first_repository_and_refuses_others() {
+    let (disk, store, folder) = disk();
+    let two = Store::new(disk, Options::default()).expect("another node");
+    let claims = futures::join!(store.claim("a"), two.claim("a"));
+    assert_eq!(claims, (Ok(()), Ok(())));
+    let refused = store.claim("b").await;
+    assert!(
+        matches!(&refused, Err(RepoError::InUse(why)) if why.contains("another repository")),
+        "{refused:?}"
+    );
+    assert_eq!(store.claim("a").await, Ok(()));
+    assert_eq!(store.list().await, Ok(vec![]), "the mark is no object");
+    assert!(folder.path().join("v1/store.json").exists());
 }

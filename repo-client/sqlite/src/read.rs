@@ -217,6 +217,20 @@ pub(crate) fn garbage(conn: &Connection, before_s: i64, limit: usize) -> Result<
         .map_err(db)
 }
 
+/// Lengths of all documents and streams below a folder, its own streams included.
+pub(crate) fn usage(conn: &Connection, root: NodeId) -> Result<u64> {
+    conn.prepare_cached(
+        "WITH RECURSIVE below(id) AS (
+           SELECT ?1 UNION SELECT e.node FROM below b JOIN entry e ON e.parent = b.id)
+         SELECT coalesce(sum(CASE WHEN n.kind = 1 THEN n.size ELSE 0 END + CASE WHEN n.streams > 0 THEN
+           (SELECT coalesce(sum(s.size), 0) FROM stream s WHERE s.node = n.id) ELSE 0 END), 0)
+         FROM below b JOIN node n ON n.id = b.id",
+    )
+    .and_then(|mut s| s.query_row([root.0 as i64], |row| row.get::<_, i64>(0)))
+    .map(|bytes| bytes as u64)
+    .map_err(db)
+}
+
 /// What versions refer to, in the order of node, stream, version.
 pub(crate) fn references(
     conn: &Connection,

@@ -1,5 +1,6 @@
 //! The repository over its parts: readers, writer, caches.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -50,7 +51,7 @@ impl Options {
 
 /// Metadata in a SQLite file, open in this process alone.
 pub struct SqliteRepository {
-    readers: Readers,
+    readers: Arc<Readers>,
     writer: Writer,
     caches: Arc<Caches>,
     /// Held until the repository is closed.
@@ -123,7 +124,7 @@ impl SqliteRepository {
             );
         }
         Ok(SqliteRepository {
-            readers: Readers::new(&options.path),
+            readers: Arc::new(Readers::new(&options.path)),
             writer,
             caches,
             guard: Mutex::new(Some(guard)),
@@ -561,6 +562,22 @@ impl Repository for SqliteRepository {
             Ok(())
         })
         .await
+    }
+
+    async fn keep_garbage(&self, _objects: Vec<ObjectId>) -> Result<()> {
+        Ok(())
+    }
+
+    async fn uploaders(&self) -> Result<Option<HashSet<u64>>> {
+        Ok(None)
+    }
+
+    async fn usage(&self, root: NodeId) -> Result<u64> {
+        // Longer than other reads: off the runtime's threads.
+        let readers = self.readers.clone();
+        tokio::task::spawn_blocking(move || readers.with(|conn| read::usage(conn, root)))
+            .await
+            .unwrap_or_else(|_| Err(RepoError::Unavailable("a query ended early".into())))
     }
 
     async fn references(

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sluice_repo::{
-    ContentStore, ROOT, Repository, VersionPolicy, WorkingContent, check_all, collect_all,
-    collect_given_up,
+    ContentStore, ROOT, RepoError, Repository, VersionPolicy, WorkingContent, check_all,
+    collect_all, collect_given_up,
 };
 use sluice_repo_content::{Folder, Options as ContentOptions, Store};
 use sluice_repo_sqlite::{Options, SqliteRepository};
-use sluice_repo_suite::{commit, commit_of, made, main_content, unlink};
+use sluice_repo_suite::{Fault, FaultyRepository, commit, commit_of, made, main_content, unlink};
 use tempfile::TempDir;
 
 async fn open() -> (SqliteRepository, Store, TempDir) {
@@ -147,7 +147,7 @@ async fn leftovers_are_deleted_and_missing_objects_are_told() {
         .manifest
         .objects[0]
         .id;
-    store.delete(object).await.expect("lose it");
+    store.delete(&[object]).await.expect("lose it");
     let problems = check_all(&repo, &store, false, false)
         .await
         .expect("check")
@@ -156,4 +156,69 @@ async fn leftovers_are_deleted_and_missing_objects_are_told() {
         matches!(problems.as_slice(), [one] if one.contains("missing")),
         "{problems:?}"
     );
+}
+
+/// One seal that nobody commits, by the member of this epoch; the working content keeps it pinned at that member.
+async fn left_over(store: &Store) -> Arc<dyn WorkingContent> {
+    let content = store.working(Arc::default());
+    content
+        .write(0, Bytes::from(vec![1; 1 << 20]))
+        .await
+        .expect("write");
+    content.seal().await.expect("seal");
+    content
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_deletes_no_upload_of_another_until_that_one_is_fenced() {
+    let (repo, _, folder) = open().await;
+    let repo = FaultyRepository::new(Arc::new(repo));
+    repo.set_members(&[7, 8, 9]);
+    let member = |uploader| {
+        let objects = Folder::open(folder.path().join("content")).expect("content");
+        let options = ContentOptions {
+            uploader,
+            ..ContentOptions::default()
+        };
+        Store::new(Arc::new(objects), options).expect("store")
+    };
+    let (mine, other) = (member(7), member(8));
+    let kept_by_mine = left_over(&mine).await;
+    drop(left_over(&mine).await);
+    drop(left_over(&other).await);
+    let report = collect_all(&repo, &mine, 0).await.expect("gc");
+    assert_eq!(
+        (report.unreferenced, report.kept),
+        (1, 2),
+        "only the own one that is not pinned"
+    );
+    repo.set_members(&[7, 9]);
+    let report = collect_all(&repo, &mine, 0).await.expect("gc");
+    assert_eq!(
+        (report.unreferenced, report.kept),
+        (1, 1),
+        "the other member is fenced"
+    );
+    drop(kept_by_mine);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_a_cluster_the_first_member_alone_deletes_what_was_given_up_and_not_before_its_time() {
+    let (repo, store, _folder) = open().await;
+    let content = left_over(&store).await;
+    let node = made(&repo, ROOT, "x").await.id;
+    publish(&repo, &*content, node, 0).await;
+    drop(content);
+    unlink(&repo, ROOT, "x").await.expect("unlink");
+    let repo = FaultyRepository::new(Arc::new(repo));
+    repo.set_members(&[0, 1]);
+    assert_eq!(
+        collect_given_up(&repo, &store, 0).await,
+        Ok(0),
+        "readers of the other member have time to tell"
+    );
+    repo.inject("garbage", 0, Fault::Error(RepoError::NotFound));
+    repo.set_members(&[1, 2]);
+    assert_eq!(collect_given_up(&repo, &store, 0).await, Ok(0));
+    assert_eq!(repo.pending(), 1, "it did not even look");
 }

@@ -1,8 +1,8 @@
 //! Rules about content versions and the objects behind them.
 
 use sluice_repo::{
-    CaseMode, FencingToken, LastLink, NameRef, NewKind, Origin, ROOT, RepoError, Repository,
-    Timestamp, Version, VersionPolicy, WriteSession,
+    CaseMode, ContentId, FencingToken, LastLink, NameRef, NewKind, Origin, ROOT, Replace,
+    RepoError, Repository, Timestamp, Version, VersionPolicy, WriteSession,
 };
 
 use crate::tools::*;
@@ -318,4 +318,43 @@ pub async fn content_can_come_with_the_creation(repo: &dyn Repository) {
         .await
         .expect("commit");
     assert_eq!(repo.versions(made.id).await.map(|v| v.len()), Ok(2));
+}
+
+/// What quotas count: current lengths below a folder, each document once, no history.
+pub async fn usage_is_what_is_current_below_a_folder(repo: &dyn Repository) {
+    let top = made_folder(repo, ROOT, "top").await.id;
+    let deep = made_folder(repo, top, "deep").await.id;
+    assert_eq!(repo.usage(top).await, Ok(0));
+    let one = main_content(made(repo, deep, "one").await.id);
+    commit(repo, commit_of(one, 0, 1, "12345"))
+        .await
+        .expect("commit");
+    commit(repo, commit_of(one, 1, 2, "123"))
+        .await
+        .expect("a shorter version");
+    repo.link(one.node, top, "second name", CaseMode::Sensitive)
+        .await
+        .expect("link");
+    let stream = repo.create_stream(one.node, "s").await.expect("stream");
+    let stream = ContentId {
+        node: one.node,
+        stream: stream.stream,
+    };
+    commit(repo, commit_of(stream, 0, 3, "1234"))
+        .await
+        .expect("commit");
+    let outside = main_content(made(repo, ROOT, "outside").await.id);
+    commit(repo, commit_of(outside, 0, 4, "123456789"))
+        .await
+        .expect("commit");
+    assert_eq!(repo.usage(top).await, Ok(7));
+    assert_eq!(repo.usage(deep).await, Ok(7));
+    assert_eq!(repo.usage(ROOT).await, Ok(16));
+    rename(repo, (ROOT, "outside"), (deep, "inside"), Replace::No)
+        .await
+        .expect("move it in");
+    unlink(repo, top, "second name").await.expect("unlink");
+    assert_eq!(repo.usage(top).await, Ok(16), "one name is left");
+    unlink(repo, deep, "one").await.expect("unlink");
+    assert_eq!(repo.usage(top).await, Ok(9));
 }

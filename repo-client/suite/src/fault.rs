@@ -1,5 +1,6 @@
 //! A repository that fails as told: errors before a call is carried out, replies lost after it was, delays.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub struct FaultyRepository {
     inner: Arc<dyn Repository>,
     /// Faults to come: the method's name, calls of it to let pass, the fault.
     plan: Mutex<Vec<(&'static str, usize, Fault)>>,
+    /// Members of a cluster that isn't there.
+    members: Mutex<Option<HashSet<u64>>>,
 }
 
 impl FaultyRepository {
@@ -38,12 +41,18 @@ impl FaultyRepository {
         FaultyRepository {
             inner,
             plan: Mutex::new(Vec::new()),
+            members: Mutex::new(None),
         }
     }
 
     /// The call of `method` after `pass` more ones meets `fault`, once.
     pub fn inject(&self, method: &'static str, pass: usize, fault: Fault) {
         self.plan.lock().push((method, pass, fault));
+    }
+
+    /// From now on the repository says that it is shared by these member epochs.
+    pub fn set_members(&self, members: &[u64]) {
+        *self.members.lock() = Some(members.iter().copied().collect());
     }
 
     /// Faults that have not happened yet.
@@ -96,6 +105,14 @@ macro_rules! forward {
                 let count = commits.len();
                 let all = async { Ok(self.inner.commit(commits).await) };
                 self.call("commit", all).await.unwrap_or_else(|error| vec![Err(error); count])
+            }
+
+            async fn uploaders(&self) -> Result<Option<HashSet<u64>>> {
+                let members = self.members.lock().clone();
+                match members {
+                    Some(members) => Ok(Some(members)),
+                    None => self.inner.uploaders().await,
+                }
             }
 
             fn touch(&self, node: NodeId, accessed: Timestamp) {
@@ -153,6 +170,8 @@ forward! {
     node_count() -> u64;
     garbage(age_s: u64, limit: usize) -> Vec<ObjectId>;
     forget_garbage(objects: Vec<ObjectId>) -> ();
+    keep_garbage(objects: Vec<ObjectId>) -> ();
+    usage(root: NodeId) -> u64;
     references(after: Option<(ContentId, Version)>, limit: usize) -> Vec<VersionRefs>;
     check(repair: bool) -> CheckReport;
     close() -> ();

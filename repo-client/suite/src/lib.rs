@@ -67,6 +67,7 @@ macro_rules! conformance {
             objects_that_a_later_version_needs_are_kept,
             deleting_a_document_gives_up_its_objects,
             content_can_come_with_the_creation,
+            usage_is_what_is_current_below_a_folder,
             users_groups_shares_and_rules_are_kept,
             settings_and_counters_are_kept,
             a_used_repository_checks_clean,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sluice_repo::{GARBAGE_AGE_S, check_all, collect_all, collect_given_up};
+use sluice_repo::{GARBAGE_AGE_S, check_all, collect_all, collect_given_up, keep_pinned};
 
 use super::{Admin, AdminResult, CheckRecord, GcRecord};
 
@@ -31,6 +31,12 @@ impl Admin {
             unreferenced_bytes: report.unreferenced_bytes,
             kept: report.kept,
         })
+    }
+
+    /// Keeps other nodes from deleting content that this one still reads; for a timer.
+    pub async fn keep_content_in_use(&self) -> AdminResult<()> {
+        let (repo, store) = (self.inner.repo.as_ref(), self.inner.store.as_ref());
+        Ok(keep_pinned(repo, store).await?)
     }
 
     /// Deletes content that lost versions have given up long enough ago; cheap, for a timer. Returns how many objects.
