@@ -81,6 +81,9 @@ pub trait WorkingContent: Send + Sync {
     /// told here or by `seal`; the bytes stay readable and are tried again by the next `seal`.
     async fn write(&self, offset: u64, data: Bytes) -> Result<()>;
 
+    /// Writes at the end, wherever that is when the bytes are placed, and says where they went.
+    async fn append(&self, data: Bytes) -> Result<u64>;
+
     /// Reads `len` bytes from `offset`, fewer at the end.
     async fn read(&self, offset: u64, len: u32) -> Result<Vec<Bytes>>;
 
@@ -99,6 +102,11 @@ pub trait WorkingContent: Send + Sync {
 
     /// The repository has committed what `seal` returned.
     fn committed(&self, sealed: &Sealed);
+
+    /// Somebody else has committed `base`: makes the changes that are not committed again on top of it, in their order. Bytes
+    /// that were not written here are those of `base`; a length that was cut is cut again, one that grew is at least that.
+    /// Not while a seal is under way.
+    fn rebase(&self, base: Arc<Manifest>);
 
     /// Forgets all changes and goes back to `base` (an aborted transfer, a restore by someone else).
     fn reset(&self, base: Arc<Manifest>);

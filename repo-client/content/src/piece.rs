@@ -192,6 +192,25 @@ impl PieceMap {
         }
     }
 
+    /// Makes a range what it is in `other`, holes included. The pieces keep their stamps.
+    pub(crate) fn take_over(&mut self, other: &PieceMap, start: u64, end: u64) {
+        if start >= end {
+            return;
+        }
+        self.clear(start, end);
+        let first = other
+            .pieces
+            .range(..=start)
+            .next_back()
+            .map_or(start, |(at, _)| *at);
+        for (&at, piece) in other.pieces.range(first..end) {
+            let (from, to) = (at.max(start), (at + piece.len).min(end));
+            if from < to {
+                self.put(from, piece.part(from - at, to - from));
+            }
+        }
+    }
+
     /// Writes bytes over whatever is there.
     pub(crate) fn write(&mut self, mut at: u64, mut data: Bytes, stamp: u64) {
         while !data.is_empty() {

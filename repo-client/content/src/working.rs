@@ -12,6 +12,7 @@ use sluice_repo::{
 use tokio::sync::Notify;
 
 use crate::CHUNK_BYTES;
+use crate::changes::Changes;
 use crate::fetch::{fetch, view_of};
 use crate::piece::{PieceMap, Source, View};
 use crate::store::Shared;
@@ -43,6 +44,8 @@ struct State {
     /// Counts changes.
     stamp: u64,
     committed: u64,
+    /// What was changed since then.
+    changes: Changes,
     uploads: Vec<Arc<Upload>>,
     /// Why an upload in the background failed, until someone was told.
     failed: Option<RepoError>,
@@ -81,6 +84,7 @@ impl Core {
                 map: None,
                 stamp: 0,
                 committed: 0,
+                changes: Changes::default(),
                 uploads: Vec::new(),
                 failed: None,
                 made: HashSet::new(),
@@ -202,6 +206,8 @@ impl Core {
         let (mut snapshot, len, stamp, uploads) = {
             let mut state = self.state.lock();
             state.failed = None;
+            let stamp = state.stamp;
+            state.changes.sealed(stamp);
             self.start_uploads(&mut state, 0, u64::MAX);
             let Some(map) = &state.map else {
                 return Ok(Sealed {
@@ -239,6 +245,25 @@ impl Core {
         })
     }
 
+    /// Puts bytes that fit into the map and stores what they make full.
+    fn place(&self, state: &mut State, offset: u64, data: Bytes) {
+        let end = offset + data.len() as u64;
+        state.stamp += 1;
+        let stamp = state.stamp;
+        state.map_mut().write(offset, data, stamp);
+        state.changes.write(stamp, offset, end);
+        state.len = state.len.max(end);
+        for chunk in offset / CHUNK..end.div_ceil(CHUNK) {
+            let (start, end) = (chunk * CHUNK, (chunk + 1) * CHUNK);
+            // A chunk that is on its way already waits with its later changes for the next seal.
+            if state.map_mut().chunk_is_full(chunk)
+                && !state.uploads.iter().any(|u| u.touches(start, end))
+            {
+                self.start_uploads(state, start, end);
+            }
+        }
+    }
+
     /// Deletes objects that nobody has been told of.
     fn discard(&self, objects: Vec<ObjectId>) {
         if objects.is_empty() {
@@ -251,6 +276,14 @@ impl Core {
             }
         });
     }
+}
+
+/// Where `data` ends at `offset`, if a document may be so long.
+fn end_of(offset: u64, data: &Bytes) -> Result<u64> {
+    offset
+        .checked_add(data.len() as u64)
+        .filter(|end| *end <= DOCUMENT_BYTES_MAX)
+        .ok_or(RepoError::TooLarge)
 }
 
 impl Drop for Core {
@@ -277,31 +310,24 @@ impl WorkingContent for Core {
     }
 
     async fn write(&self, offset: u64, data: Bytes) -> Result<()> {
-        let Some(end) = offset
-            .checked_add(data.len() as u64)
-            .filter(|end| *end <= DOCUMENT_BYTES_MAX)
-        else {
-            return Err(RepoError::TooLarge);
-        };
+        end_of(offset, &data)?;
         if data.is_empty() {
             return Ok(());
         }
         self.make_room(data.len() as u64).await?;
-        let mut state = self.state.lock();
-        state.stamp += 1;
-        let stamp = state.stamp;
-        state.map_mut().write(offset, data, stamp);
-        state.len = state.len.max(end);
-        for chunk in offset / CHUNK..end.div_ceil(CHUNK) {
-            let (start, end) = (chunk * CHUNK, (chunk + 1) * CHUNK);
-            // A chunk that is on its way already waits with its later changes for the next seal.
-            if state.map_mut().chunk_is_full(chunk)
-                && !state.uploads.iter().any(|u| u.touches(start, end))
-            {
-                self.start_uploads(&mut state, start, end);
-            }
-        }
+        self.place(&mut self.state.lock(), offset, data);
         Ok(())
+    }
+
+    async fn append(&self, data: Bytes) -> Result<u64> {
+        self.make_room(data.len() as u64).await?;
+        let mut state = self.state.lock();
+        let offset = state.len;
+        end_of(offset, &data)?;
+        if !data.is_empty() {
+            self.place(&mut state, offset, data);
+        }
+        Ok(offset)
     }
 
     async fn read(&self, offset: u64, len: u32) -> Result<Vec<Bytes>> {
@@ -325,8 +351,9 @@ impl WorkingContent for Core {
             return Ok(());
         }
         state.stamp += 1;
-        let old = state.len;
+        let (stamp, old) = (state.stamp, state.len);
         state.map_mut().clear(len, old);
+        state.changes.set_len(stamp, old, len);
         state.len = len;
         Ok(())
     }
@@ -336,7 +363,9 @@ impl WorkingContent for Core {
         let end = offset.saturating_add(len).min(state.len);
         if offset < end {
             state.stamp += 1;
+            let stamp = state.stamp;
             state.map_mut().clear(offset, end);
+            state.changes.punch(stamp, offset, end);
         }
         Ok(())
     }
@@ -353,7 +382,7 @@ impl WorkingContent for Core {
     async fn seal(&self) -> Result<Sealed> {
         let _one = self.sealing.lock().await;
         let inline = {
-            let state = self.state.lock();
+            let mut state = self.state.lock();
             if state.map.is_none() {
                 return Ok(Sealed {
                     manifest: state.base.clone(),
@@ -361,7 +390,11 @@ impl WorkingContent for Core {
                 });
             }
             let small = state.len <= self.shared.options.inline_bytes;
-            small.then(|| (state.view(0, state.len), state.stamp))
+            small.then(|| {
+                let stamp = state.stamp;
+                state.changes.sealed(stamp);
+                (state.view(0, state.len), stamp)
+            })
         };
         match inline {
             Some((views, stamp)) => self.seal_inline(views, stamp).await,
@@ -372,6 +405,7 @@ impl WorkingContent for Core {
     fn committed(&self, sealed: &Sealed) {
         let mut state = self.state.lock();
         state.committed = state.committed.max(sealed.generation);
+        state.changes.committed(sealed.generation);
         state.base = sealed.manifest.clone();
         state.sealed.retain(|_, stamp| *stamp > sealed.generation);
         if state.stamp == sealed.generation {
@@ -384,10 +418,27 @@ impl WorkingContent for Core {
         }
     }
 
+    fn rebase(&self, base: Arc<Manifest>) {
+        let mut state = self.state.lock();
+        if state.stamp == state.committed {
+            drop(state);
+            return self.reset(base);
+        }
+        // Newer than every upload under way: none of them holds bytes of the new base.
+        state.stamp += 1;
+        let stamp = state.stamp;
+        let ours = state.map.take().unwrap_or_default();
+        let (map, len) = state.changes.on_top_of(&base, &ours, stamp);
+        state.map = Some(map);
+        state.len = len;
+        state.base = base;
+    }
+
     fn reset(&self, base: Arc<Manifest>) {
         let mut state = self.state.lock();
         state.stamp += 1;
         state.committed = state.stamp;
+        state.changes.clear();
         state.map = None;
         state.failed = None;
         state.len = base.size;
