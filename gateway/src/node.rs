@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use sluice_config::{ContentUri, Encryption, FtpTls, MetadataUri, Settings, Signing};
-use sluice_lockmgr::{LockOptions, LockService, MonotonicClock};
+use sluice_lockmgr::{LocalLocks, LockOptions, MonotonicClock};
 use sluice_repo::{ContentStore, Repository};
 use sluice_repo_content::{Folder, Options as ContentOptions, Store};
 use sluice_repo_sqlite::{Options as SqliteOptions, SqliteRepository};
@@ -104,7 +104,10 @@ pub async fn open_stack(settings: &Settings) -> anyhow::Result<Stack> {
     let vfs = Vfs::new(VfsOptions {
         repository: repository.clone(),
         content,
-        locks: LockService::new(LockOptions::default(), Arc::new(MonotonicClock::default())),
+        locks: Arc::new(LocalLocks::new(
+            LockOptions::default(),
+            Arc::new(MonotonicClock::default()),
+        )),
         node: settings.node.name.clone(),
         times,
     })

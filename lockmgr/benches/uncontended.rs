@@ -8,8 +8,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use sluice_lockmgr::{
-    Access, Actor, ByteRange, ClientId, Holder, IoKind, LockOptions, LockService, MonotonicClock,
-    OpenRequest, Protocol, ResourceId, ShareMode,
+    Access, Actor, ByteRange, ClientId, Holder, IoKind, LocalLocks, LockOptions, LockService,
+    MonotonicClock, OpenRequest, Protocol, ResourceId, ShareMode,
 };
 
 const ROUNDS: u64 = 2_000_000;
@@ -57,23 +57,26 @@ fn measure(name: &str, mut round: impl FnMut(u64)) {
     );
 }
 
-fn open_and_close(locks: &LockService, actor: &Actor, document: u64) {
+fn open_and_close(locks: &dyn LockService, actor: &Actor, document: u64) {
     let access = Access::READ.with(Access::WRITE);
     let mut request = OpenRequest::new(ResourceId::main(document), actor.clone(), access);
     request.share = ShareMode::DENY_WRITE;
     if let Ok(opened) = now(locks.open(request)) {
-        let _ = black_box(locks.close(opened.open));
+        let _ = black_box(now(locks.close(opened.open)));
     }
 }
 
 fn main() {
-    let locks = LockService::new(LockOptions::default(), Arc::new(MonotonicClock::default()));
+    let locks: Arc<dyn LockService> = Arc::new(LocalLocks::new(
+        LockOptions::default(),
+        Arc::new(MonotonicClock::default()),
+    ));
     let actor = actor();
     measure("open + close, one document", |_| {
-        open_and_close(&locks, &actor, 7)
+        open_and_close(&*locks, &actor, 7)
     });
     measure("open + close, a million documents in turn", |n| {
-        open_and_close(&locks, &actor, n % 1_000_000)
+        open_and_close(&*locks, &actor, n % 1_000_000)
     });
     let held: Vec<_> = (0..1000)
         .filter_map(|n| {
@@ -86,7 +89,7 @@ fn main() {
         })
         .collect();
     measure("open + close, a thousand others held", |_| {
-        open_and_close(&locks, &actor, 7_777)
+        open_and_close(&*locks, &actor, 7_777)
     });
     let range = ByteRange::clamped(0, 4096);
     measure("read through an open", |n| {
@@ -107,7 +110,7 @@ fn main() {
     measure("open + close among 10,000 readers", |_| {
         let request = OpenRequest::new(ResourceId::main(1), actor.clone(), Access::READ);
         if let Ok(opened) = now(locks.open(request)) {
-            let _ = black_box(locks.close(opened.open));
+            let _ = black_box(now(locks.close(opened.open)));
         }
     });
     black_box(crowd);

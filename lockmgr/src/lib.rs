@@ -2,7 +2,8 @@
 //!
 //! Owns access and share modes, byte ranges, cache grants with their breaks, delete-pending, waiters, disconnect and
 //! reclaim. The table does no I/O, reads no clock and starts no task: time is a parameter, and what has to
-//! happen outside comes back as effects. [`LockService`] is the thin async runtime around it. Nothing here knows a
+//! happen outside comes back as effects. [`LocalLocks`] is the thin async runtime around it; [`LockService`] is what the
+//! file layer calls. Nothing here knows a
 //! protocol beyond an owner tag.
 
 mod byte_range;
@@ -17,6 +18,7 @@ mod grant_set;
 mod io;
 mod line;
 mod listing;
+mod local;
 mod locks;
 mod obstacle;
 mod outcome;
@@ -39,6 +41,7 @@ pub use epoch::{
     PastMember, PastReason, RegistryError, RegistryHint, RegistryTime, SHARDS, ShardEpoch, ShardId,
     ShardMap, ShardOwner, shard_of,
 };
+pub use local::LocalLocks;
 pub use outcome::{
     AckError, Closed, Conflict, ConflictKind, Denial, Entry, EntryKind, OpenState, Opened,
     RangeHolder, RangeNotLocked,
@@ -48,7 +51,7 @@ pub use request::{
     BreakAck, IoKind, IoRequest, OnConflict, OpenRequest, OwnedRangeRequest, PlaceRequest,
     RangeLock, RangeOwner, RangeRequest, StatOpen, Writers,
 };
-pub use service::{Clock, ListFilter, LockOptions, LockService, MonotonicClock};
+pub use service::{Clock, ListFilter, LockHost, LockOptions, LockService, MonotonicClock, Note};
 pub use types::{
     Access, Actor, ClientId, Holder, Now, OpenId, OpenRef, Protocol, ResourceId, ShareMode,
     WaiterId,

@@ -1,16 +1,16 @@
-//! The async service around the lock table: what vfs calls.
+//! The lock service that the file layer calls: one trait, whether one node decides alone or a cluster together.
 //!
-//! Sharded by document: each shard is one mutex around one table and the callers that wait in it. There is no global
-//! lock, no lock is held across an await, and a request that nobody stands in the way of never waits for a task.
-//! Order of locks: shard, then lease registry or outbox; never the other way round.
+//! Owns the calls, their promises and the options. [`crate::LocalLocks`] keeps the promises on one node; in a cluster
+//! another implementation asks whichever node decides about a document. Calls that one task makes on one document take
+//! effect in the order in which it awaited them. Nothing here decides a conflict.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cache_grant::{CacheSink, CacheState, GrantKey};
-use crate::caches::lease_of;
-use crate::listing;
-use crate::obstacle::{Ask, Granted};
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::cache_grant::{CacheSink, CacheState, LeaseId};
 use crate::outcome::{
     AckError, Closed, Denial, Entry, OpenState, Opened, RangeHolder, RangeNotLocked,
 };
@@ -18,8 +18,6 @@ use crate::range::ByteRange;
 use crate::request::{
     BreakAck, IoKind, IoRequest, OpenRequest, OwnedRangeRequest, RangeOwner, RangeRequest,
 };
-use crate::shards::{Shards, Started};
-use crate::table::TableOptions;
 use crate::types::{Access, Actor, ClientId, Now, OpenId, OpenRef, ResourceId, ShareMode};
 
 /// Where the service reads the time; monotonic.
@@ -82,331 +80,229 @@ pub struct ListFilter {
     pub limit: usize,
 }
 
-/// Handle to the service; cheap to clone.
-#[derive(Clone)]
-pub struct LockService {
-    shards: Arc<Shards>,
+/// Something that every live node should hear of. The bytes are the file layer's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Note {
+    /// Users, shares or policies have changed: read them again.
+    RecordsChanged,
+    /// Entries of folders or contents have changed: for those who watch them.
+    Changed {
+        /// What, in the file layer's form.
+        bytes: Vec<u8>,
+    },
+    /// Documents lost their last name while somebody may have them open.
+    Orphans {
+        /// Which, in the file layer's form.
+        bytes: Vec<u8>,
+    },
 }
 
-impl LockService {
-    /// A service with its own shards. Spawn [`LockService::run_timers`] once.
-    #[must_use]
-    pub fn new(options: LockOptions, clock: Arc<dyn Clock>) -> Self {
-        let options = TableOptions {
-            break_timeout: options.break_timeout,
-            poll_lapse: options.poll_lapse,
-            waiters_max: options.waiters_max,
-            ranges_max: options.ranges_max,
-            opens_max: options.opens_max,
-        };
-        Self {
-            shards: Arc::new(Shards::new(options, clock)),
-        }
-    }
+/// The file layer, as the lock service calls it back. [`crate::LocalLocks`] never does: it has nobody to share with.
+#[async_trait]
+pub trait LockHost: Send + Sync {
+    /// Another node is about to act on the document: commit what is uncommitted. [`LockService::residence`] gives
+    /// `None` for it already.
+    async fn surrender(&self, document: u64);
+    /// Commit what is uncommitted, and keep going.
+    async fn settle(&self, document: u64);
+    /// A note from another node.
+    fn noted(&self, note: Note);
+    /// Whether the document has acknowledged changes that are not committed.
+    fn has_uncommitted(&self, document: u64) -> bool;
+    /// The node may not act for now (`true`), or may again: while it may not, nothing cached may be read out.
+    async fn frozen(&self, frozen: bool);
+}
+
+/// See the module's head.
+#[async_trait]
+pub trait LockService: Send + Sync {
+    // ---- life ----
+
+    /// Names the file layer, once, before the first request.
+    fn attach(&self, host: Arc<dyn LockHost>);
 
     /// Runs break timers, wait deadlines and idle places until [`LockService::stop`]. Spawn it once.
-    pub async fn run_timers(&self) {
-        while !self.shards.is_stopping() {
-            self.shards.sleep_until_due().await;
-            self.shards.tick();
-        }
-    }
-
-    /// Carries out what is due now; for runtimes and tests that own the time.
-    pub fn tick(&self) {
-        self.shards.tick();
-    }
+    async fn run_timers(&self);
 
     /// Ends all waits, and new ones, with [`Denial::Stopping`].
-    pub fn stop(&self) {
-        self.shards.stop();
-    }
+    fn stop(&self);
 
-    async fn ask(&self, ask: Ask<'_>) -> Result<(), Denial> {
-        match self.shards.start(ask, None) {
-            Started::Done(result) => result.map(|_| ()),
-            Started::Wait(wait) => wait.answer().await.map(|_| ()),
-        }
-    }
+    // ---- opens ----
 
     /// Opens: calls caches back, checks share modes, waits as the policy says. Dropping the future gives up the wait;
     /// an open granted meanwhile is closed again.
     ///
     /// # Errors
     /// [`Denial`] names what stands in the way.
-    pub async fn open(&self, request: OpenRequest) -> Result<Opened, Denial> {
-        let lease = lease_of(&request.cache).filter(|_| request.sink.is_some());
-        if let Some(lease) = lease {
-            self.shards.leases.enter(lease, request.resource)?;
-        }
-        let result = match self.shards.start(Ask::Open(&request), lease) {
-            Started::Done(result) => result,
-            Started::Wait(wait) => wait.answer().await,
-        };
-        match result {
-            Ok(Granted::Opened(opened)) => Ok(opened),
-            Ok(Granted::Done) => Err(Denial::NoSuchOpen),
-            Err(denial) => {
-                if let Some(lease) = lease {
-                    self.shards.leases.leave(lease);
-                }
-                Err(denial)
-            }
-        }
-    }
+    async fn open(&self, request: OpenRequest) -> Result<Opened, Denial>;
 
     /// Closes an open: ends its ranges and its cache, wakes waiters. An unknown open is no error. If the answer names
     /// something to delete, delete it and then call [`LockService::deleted`]; until then nobody can open it.
-    pub fn close(&self, open: OpenRef) -> Closed {
-        self.shards.with(open.resource.document, |table, now| {
-            table.close(now, open, false)
-        })
-    }
+    async fn close(&self, open: OpenRef) -> Closed;
+
+    /// As [`LockService::close`] where it needs no other node: `None` means nothing has been done, call `close`.
+    fn try_close(&self, open: OpenRef) -> Option<Closed>;
 
     /// Closes an open that was made with "delete on close": marks its document or stream for deletion first.
-    pub fn close_deleting(&self, open: OpenRef) -> Closed {
-        self.shards.with(open.resource.document, |table, now| {
-            table.close(now, open, true)
-        })
-    }
+    async fn close_deleting(&self, open: OpenRef) -> Closed;
 
     /// The deletion that a close asked for is done, or has failed: the mark goes, waiters look again.
-    pub fn deleted(&self, resource: ResourceId) {
-        self.shards
-            .with(resource.document, |table, now| table.deleted(now, resource));
-    }
+    async fn deleted(&self, resource: ResourceId);
 
-    /// Changes access and share mode of an open (NFSv4 OPEN upgrade, OPEN_DOWNGRADE); never waits.
+    /// Changes access and share mode of an open (NFSv4 OPEN upgrade, OPEN_DOWNGRADE); never waits for a holder.
     ///
     /// # Errors
     /// [`Denial::Conflict`] if others stand in the way of the wider open; nothing has changed then.
-    pub fn reshare(&self, open: OpenRef, access: Access, share: ShareMode) -> Result<(), Denial> {
-        self.shards.with(open.resource.document, |table, now| {
-            table.reshare(now, open, access, share)
-        })
-    }
-
-    /// I/O by an open: meets mandatory ranges of others, calls back what others cache. Share modes were settled at open.
-    /// Refuses at once on a range; waits only for caches. Does not allocate when nobody else is there.
-    ///
-    /// # Errors
-    /// [`Denial::Conflict`] with a range; [`Denial::NoSuchOpen`] if it was revoked.
-    pub async fn io(&self, open: OpenRef, kind: IoKind) -> Result<(), Denial> {
-        self.ask(Ask::OpenIo { open, kind }).await
-    }
-
-    /// The part of [`LockService::io`] that needs no wait: `None` means call `io` and wait.
-    pub fn try_io(&self, open: OpenRef, kind: IoKind) -> Option<Result<(), Denial>> {
-        self.shards.with(open.resource.document, |table, now| {
-            table.request_no_wait(now, Ask::OpenIo { open, kind })
-        })
-    }
-
-    /// I/O without an open, checked like an open of that moment; takes or keeps the writer's place.
-    ///
-    /// # Errors
-    /// [`Denial::Conflict`], or [`Denial::Retry`] under [`crate::OnConflict::Poll`].
-    pub async fn io_without_open(&self, request: IoRequest) -> Result<(), Denial> {
-        self.ask(Ask::Io(&request)).await
-    }
-
-    /// Gives up this client's writer's place, if it has one (its COMMIT, then work on another document).
-    pub fn release_place(&self, resource: ResourceId, client: ClientId) {
-        self.shards.with(resource.document, |table, now| {
-            table.release_place(now, resource, client)
-        });
-    }
-
-    /// Calls back what others cache of a document before it is deleted or renamed, and waits for it. `open` is excepted.
-    ///
-    /// # Errors
-    /// [`Denial`] if the wait ends otherwise.
-    pub async fn break_caches_before_move(
-        &self,
-        resource: ResourceId,
-        actor: &Actor,
-        open: Option<OpenRef>,
-    ) -> Result<(), Denial> {
-        self.ask(Ask::Move {
-            resource,
-            actor,
-            open: open.map(|o| o.id),
-        })
-        .await
-    }
-
-    /// SMB LOCK: all ranges or none. A request for several ranges must not wait (MS-SMB2 3.3.5.14).
-    ///
-    /// # Errors
-    /// [`Denial`] names the range's holder.
-    pub async fn lock(&self, request: RangeRequest) -> Result<(), Denial> {
-        self.ask(Ask::Ranges(&request)).await
-    }
-
-    /// SMB unlock of one range that the open has locked exactly so.
-    ///
-    /// # Errors
-    /// [`RangeNotLocked`].
-    pub fn unlock(&self, open: OpenRef, range: ByteRange) -> Result<(), RangeNotLocked> {
-        self.shards.with(open.resource.document, |table, now| {
-            table.unlock(now, open, range)
-        })
-    }
-
-    /// NLM LOCK, NFSv4 LOCK: POSIX rules; counts as an open of its owner.
-    ///
-    /// # Errors
-    /// [`Denial`] names the holder.
-    pub async fn lock_owned(&self, request: OwnedRangeRequest) -> Result<(), Denial> {
-        self.ask(Ask::OwnedRange(&request)).await
-    }
-
-    /// NLM UNLOCK, NFSv4 LOCKU: splits what it meets; never fails.
-    pub fn unlock_owned(
-        &self,
-        resource: ResourceId,
-        client: ClientId,
-        owner: RangeOwner,
-        range: ByteRange,
-    ) {
-        let free = |table: &mut crate::table::LockTable, now| {
-            table.unlock_owned(now, resource, client, Some(owner), range)
-        };
-        self.shards.with(resource.document, free);
-    }
-
-    /// Frees all ranges of one owner (`Some`) or of the whole client on a resource (NLM FREE_ALL, RELEASE_LOCKOWNER).
-    pub fn unlock_all_owned(
-        &self,
-        resource: ResourceId,
-        client: ClientId,
-        owner: Option<RangeOwner>,
-    ) {
-        let all = ByteRange::WHOLE;
-        self.shards.with(resource.document, |table, now| {
-            table.unlock_owned(now, resource, client, owner, all)
-        });
-    }
-
-    /// NLM TEST, NFSv4 LOCKT: who stands in the way, if anybody.
-    pub fn test_owned(&self, request: &OwnedRangeRequest) -> Option<RangeHolder> {
-        self.shards.with(request.resource.document, |table, _| {
-            table.test_owned(request)
-        })
-    }
+    async fn reshare(&self, open: OpenRef, access: Access, share: ShareMode) -> Result<(), Denial>;
 
     /// Marks (or unmarks) the open's document, or its named stream, for deletion at its last close. Call
     /// [`LockService::break_caches_before_move`] first. The open needs delete access; the caller has checked that.
     ///
     /// # Errors
     /// [`Denial::NoSuchOpen`].
-    pub fn set_delete_pending(&self, open: OpenRef, pending: bool) -> Result<(), Denial> {
-        self.shards.with(open.resource.document, |table, now| {
-            table.set_delete_pending(now, open, pending)
-        })
-    }
-
-    /// A holder's answer to a break. Gives the rights that stay.
-    ///
-    /// # Errors
-    /// [`AckError`], see MS-SMB2 3.3.5.22.
-    pub fn acknowledge_break(&self, ack: BreakAck) -> Result<CacheState, AckError> {
-        let (resource, key, state) = match ack {
-            BreakAck::Oplock { open, state } => (open.resource, GrantKey::Oplock(open.id), state),
-            BreakAck::Lease {
-                lease,
-                resource,
-                state,
-            } => (resource, GrantKey::Lease(lease), state),
-            BreakAck::Delegation { client, resource } => {
-                (resource, GrantKey::Delegation(client), CacheState::NONE)
-            }
-        };
-        self.shards.with(resource.document, |table, now| {
-            table.acknowledge(now, resource, key, state)
-        })
-    }
-
-    /// Which resource a lease is on, for an answer that names only its key.
-    pub fn lease_resource(&self, lease: crate::cache_grant::LeaseId) -> Option<ResourceId> {
-        self.shards.leases.resource(lease)
-    }
+    async fn set_delete_pending(&self, open: OpenRef, pending: bool) -> Result<(), Denial>;
 
     /// State of an open, if it exists.
-    pub fn state(&self, open: OpenRef) -> Option<OpenState> {
-        self.shards
-            .with(open.resource.document, |table, _| table.state(open))
-    }
+    async fn state(&self, open: OpenRef) -> Option<OpenState>;
 
     /// The connection of a durable open is lost: keep it for this long. Its cache can't be called back any more, so a
     /// conflict revokes it.
     ///
     /// # Errors
     /// [`Denial::NoSuchOpen`].
-    pub fn disconnect(&self, open: OpenRef, keep: Duration) -> Result<(), Denial> {
-        self.shards.with(open.resource.document, |table, now| {
-            table.disconnect(now, open, keep)
-        })
-    }
+    async fn disconnect(&self, open: OpenRef, keep: Duration) -> Result<(), Denial>;
 
     /// The client of a disconnected open is back (durable reconnect).
     ///
     /// # Errors
     /// [`Denial::NoSuchOpen`] if it was revoked meanwhile.
-    pub fn reclaim(
+    async fn reclaim(
         &self,
         open: OpenRef,
         actor: Actor,
         sink: Option<Arc<dyn CacheSink>>,
-    ) -> Result<Opened, Denial> {
-        self.shards.with(open.resource.document, |table, now| {
-            table.reclaim(now, open, actor, sink)
-        })
-    }
+    ) -> Result<Opened, Denial>;
+
+    // ---- I/O ----
+
+    /// I/O by an open: meets mandatory ranges of others, calls back what others cache. Share modes were settled at open.
+    /// Refuses at once on a range; waits only for caches. Does not allocate when nobody else is there.
+    ///
+    /// # Errors
+    /// [`Denial::Conflict`] with a range; [`Denial::NoSuchOpen`] if it was revoked.
+    async fn io(&self, open: OpenRef, kind: IoKind) -> Result<(), Denial>;
+
+    /// The part of [`LockService::io`] that needs no wait: `None` means call `io` and wait.
+    fn try_io(&self, open: OpenRef, kind: IoKind) -> Option<Result<(), Denial>>;
+
+    /// I/O without an open, checked like an open of that moment; takes or keeps the writer's place.
+    ///
+    /// # Errors
+    /// [`Denial::Conflict`], or [`Denial::Retry`] under [`crate::OnConflict::Poll`].
+    async fn io_without_open(&self, request: IoRequest) -> Result<(), Denial>;
+
+    /// Gives up this client's writer's place, if it has one (its COMMIT, then work on another document).
+    async fn release_place(&self, resource: ResourceId, client: ClientId);
+
+    /// Calls back what others cache of a document before it is deleted or renamed, and waits for it. `open` is excepted.
+    ///
+    /// # Errors
+    /// [`Denial`] if the wait ends otherwise.
+    async fn break_caches_before_move(
+        &self,
+        resource: ResourceId,
+        actor: &Actor,
+        open: Option<OpenRef>,
+    ) -> Result<(), Denial>;
+
+    // ---- byte ranges ----
+
+    /// SMB LOCK: all ranges or none. A request for several ranges must not wait (MS-SMB2 3.3.5.14).
+    ///
+    /// # Errors
+    /// [`Denial`] names the range's holder.
+    async fn lock(&self, request: RangeRequest) -> Result<(), Denial>;
+
+    /// SMB unlock of one range that the open has locked exactly so.
+    ///
+    /// # Errors
+    /// [`RangeNotLocked`].
+    async fn unlock(&self, open: OpenRef, range: ByteRange) -> Result<(), RangeNotLocked>;
+
+    /// NLM LOCK, NFSv4 LOCK: POSIX rules; counts as an open of its owner.
+    ///
+    /// # Errors
+    /// [`Denial`] names the holder.
+    async fn lock_owned(&self, request: OwnedRangeRequest) -> Result<(), Denial>;
+
+    /// NLM UNLOCK, NFSv4 LOCKU: splits what it meets; never fails.
+    async fn unlock_owned(
+        &self,
+        resource: ResourceId,
+        client: ClientId,
+        owner: RangeOwner,
+        range: ByteRange,
+    );
+
+    /// Frees all ranges of one owner (`Some`) or of the whole client on a resource (NLM FREE_ALL, RELEASE_LOCKOWNER).
+    async fn unlock_all_owned(
+        &self,
+        resource: ResourceId,
+        client: ClientId,
+        owner: Option<RangeOwner>,
+    );
+
+    /// NLM TEST, NFSv4 LOCKT: who stands in the way, if anybody.
+    async fn test_owned(&self, request: &OwnedRangeRequest) -> Option<RangeHolder>;
+
+    // ---- caches ----
+
+    /// A holder's answer to a break. Gives the rights that stay.
+    ///
+    /// # Errors
+    /// [`AckError`], see MS-SMB2 3.3.5.22.
+    async fn acknowledge_break(&self, ack: BreakAck) -> Result<CacheState, AckError>;
+
+    /// Which resource a lease is on, for an answer that names only its key. Leases belong to a client of this node.
+    fn lease_resource(&self, lease: LeaseId) -> Option<ResourceId>;
+
+    // ---- people ----
 
     /// `locks break`: revokes an open, a place, the ranges of an owner, or a waiter by its listing id. False if there
     /// is none.
-    pub fn force_release(&self, id: OpenId) -> bool {
-        self.shards
-            .with_shard_of_id(id.0, |table, now| table.force_release(now, id.0))
-    }
+    async fn force_release(&self, id: OpenId) -> bool;
 
-    /// Everything that matches, in order of document and age.
-    pub fn list(&self, filter: &ListFilter) -> Vec<Entry> {
-        let mut entries = Vec::new();
-        if let Some(document) = filter.document {
-            self.shards.with(document, |table, now| {
-                entries.extend(
-                    table
-                        .document(document)
-                        .into_iter()
-                        .flat_map(|d| listing::entries(d, now, filter.client)),
-                );
-            });
-        } else {
-            self.shards.for_each(|table, now| {
-                let full = filter.limit != 0 && entries.len() >= filter.limit;
-                if !full {
-                    entries.extend(
-                        table
-                            .documents()
-                            .flat_map(|d| listing::entries(d, now, filter.client)),
-                    );
-                }
-            });
-            entries.sort_by_key(|e| e.resource.document);
-        }
-        if filter.limit != 0 {
-            entries.truncate(filter.limit);
-        }
-        entries
-    }
+    /// Everything that matches, in order of document and age; of all nodes.
+    async fn list(&self, filter: &ListFilter) -> Vec<Entry>;
 
     /// Everything about one document: opens, ranges, caches, and the line of waiters in its order.
-    pub fn explain(&self, document: u64) -> Vec<Entry> {
+    async fn explain(&self, document: u64) -> Vec<Entry> {
         self.list(&ListFilter {
             document: Some(document),
             ..ListFilter::default()
         })
+        .await
     }
+
+    // ---- other nodes ----
+
+    /// `Some(term)`: this node alone acts on the document's data, since that term; another term means that it could have
+    /// been changed elsewhere in between. `None`: shared with other nodes now, or not ours. Cheap.
+    fn residence(&self, document: u64) -> Option<u64>;
+
+    /// The epoch under which this node's right on the document holds now; waits through a take-over. It goes with each
+    /// commit, so that a node that has lost its right without knowing can't commit. 0 where no other node is.
+    ///
+    /// # Errors
+    /// [`Denial`] if the right is gone for good.
+    async fn fence(&self, document: u64) -> Result<u64, Denial>;
+
+    /// Changes that other nodes have acknowledged to their clients but not committed are committed when this returns.
+    async fn settle(&self, documents: &[u64]);
+
+    /// Tells all other live nodes, some time soon.
+    fn announce(&self, note: Note);
+
+    /// The same, and waits until each has taken note or is no member any more.
+    async fn announce_all(&self, note: Note);
 }

@@ -313,7 +313,7 @@ impl Held {
     /// Closes and does what the last close asks for.
     pub(crate) async fn release(mut self) {
         if let Some(open) = self.open.take() {
-            let closed = self.inner.locks.close(open);
+            let closed = self.inner.locks.close(open).await;
             self.inner.finish_close(open.resource, closed).await;
         }
     }
@@ -322,12 +322,18 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         if let Some(open) = self.open.take() {
-            let closed = self.inner.locks.close(open);
-            if self.inner.close_needs_work(open.resource, &closed) {
+            let closed = self.inner.locks.try_close(open);
+            let done =
+                closed.is_some_and(|closed| !self.inner.close_needs_work(open.resource, &closed));
+            if !done {
                 let inner = self.inner.clone();
-                self.inner
-                    .runtime
-                    .spawn(async move { inner.finish_close(open.resource, closed).await });
+                self.inner.runtime.spawn(async move {
+                    let closed = match closed {
+                        Some(closed) => closed,
+                        None => inner.locks.close(open).await,
+                    };
+                    inner.finish_close(open.resource, closed).await;
+                });
             }
         }
     }

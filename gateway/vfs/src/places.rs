@@ -88,17 +88,18 @@ impl Places {
 
 impl Inner {
     /// The client wrote to `resource` under a place: it leaves those that it is done with.
-    pub(crate) fn place_used(&self, client: ClientId, resource: lm::ResourceId) {
+    pub(crate) async fn place_used(&self, client: ClientId, resource: lm::ResourceId) {
         for left in self.places.wrote(client, resource) {
-            self.locks.release_place(left, lm::ClientId(client.0));
+            self.locks.release_place(left, lm::ClientId(client.0)).await;
         }
     }
 
     /// The client is gone: so are its places.
-    pub(crate) fn drop_places(&self, client: ClientId) {
+    pub(crate) async fn drop_places(&self, client: ClientId) {
         for place in self.places.take(client) {
             self.locks
-                .release_place(place.resource, lm::ClientId(client.0));
+                .release_place(place.resource, lm::ClientId(client.0))
+                .await;
         }
     }
 }

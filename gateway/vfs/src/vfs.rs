@@ -51,7 +51,7 @@ pub struct VfsOptions {
     /// Content.
     pub content: Arc<dyn ContentStore>,
     /// Locks; the vfs runs its timers.
-    pub locks: LockService,
+    pub locks: Arc<dyn LockService>,
     /// This node's name (`node.name`).
     pub node: String,
     /// Times.
@@ -61,7 +61,7 @@ pub struct VfsOptions {
 pub(crate) struct Inner {
     pub(crate) repo: Arc<dyn Repository>,
     pub(crate) store: Arc<dyn ContentStore>,
-    pub(crate) locks: LockService,
+    pub(crate) locks: Arc<dyn LockService>,
     pub(crate) node: Arc<str>,
     pub(crate) options: VfsTimes,
     pub(crate) runtime: tokio::runtime::Handle,
@@ -210,7 +210,7 @@ impl Vfs {
 
     /// A client's answer to a lease break: it keeps `state`. Returns what the lease has now.
     /// [`VfsError::NotFound`]: no such lease; [`VfsError::Invalid`]: no break under way or more than offered.
-    pub fn acknowledge_lease_break(
+    pub async fn acknowledge_lease_break(
         &self,
         client_guid: [u8; 16],
         key: LeaseKey,
@@ -229,6 +229,7 @@ impl Vfs {
                 resource,
                 state,
             })
+            .await
             .map_err(ack_error)?;
         Ok(LeaseState(kept.bits()))
     }
@@ -236,7 +237,7 @@ impl Vfs {
     /// Everything that a client's loss ends, in one ordered step per document: its waiters and momentary places. Its opens are closed or disconnected by the head.
     pub async fn client_gone(&self, client: &Client) {
         // Waiters go with the futures of their requests; what is left are the places.
-        self.inner.drop_places(client.id);
+        self.inner.drop_places(client.id).await;
     }
 }
 
@@ -276,7 +277,9 @@ impl Inner {
             if let Err(error) = self.repo.delete_stream(content).await {
                 tracing::warn!(node = node.0, %error, "a stream marked for deletion stayed");
             }
-            self.locks.deleted(crate::lock_bridge::resource(content));
+            self.locks
+                .deleted(crate::lock_bridge::resource(content))
+                .await;
         }
         let mut gone = false;
         if closed.delete_document {
@@ -286,7 +289,7 @@ impl Inner {
                     tracing::warn!(node = node.0, %error, "a document marked for deletion stayed");
                 }
             }
-            self.locks.deleted(ResourceId::main(node.0));
+            self.locks.deleted(ResourceId::main(node.0)).await;
         }
         if closed.last && self.drop_orphan(node) {
             gone = true;
@@ -325,8 +328,8 @@ impl Inner {
     }
 
     /// What becomes of a document whose last name goes while `own` opens of it are the caller's own.
-    pub(crate) fn last_link(&self, node: NodeId, own: usize) -> LastLink {
-        if self.opens_of(node) > own {
+    pub(crate) async fn last_link(&self, node: NodeId, own: usize) -> LastLink {
+        if self.opens_of(node).await > own {
             LastLink::Orphan
         } else {
             LastLink::Delete
@@ -334,15 +337,15 @@ impl Inner {
     }
 
     /// Opens that keep a nameless document alive. NFSv3 places and ranges don't: such a client holds nothing open.
-    pub(crate) fn opens_of(&self, node: NodeId) -> usize {
-        let entries = self.locks.explain(node.0);
+    pub(crate) async fn opens_of(&self, node: NodeId) -> usize {
+        let entries = self.locks.explain(node.0).await;
         entries.iter().filter(|e| e.kind == EntryKind::Open).count()
     }
 
     /// Opens of one content of a node.
-    pub(crate) fn opens_of_content(&self, content: sluice_repo::ContentId) -> usize {
+    pub(crate) async fn opens_of_content(&self, content: sluice_repo::ContentId) -> usize {
         let resource = crate::lock_bridge::resource(content);
-        let entries = self.locks.explain(content.node.0);
+        let entries = self.locks.explain(content.node.0).await;
         entries
             .iter()
             .filter(|e| e.kind == EntryKind::Open && e.resource == resource)
@@ -362,7 +365,7 @@ impl Inner {
 
     /// An orphan whose last open closed between the check and the unlink.
     pub(crate) async fn sweep_orphan(&self, node: NodeId) {
-        if self.opens_of(node) == 0 && self.drop_orphan(node) {
+        if self.opens_of(node).await == 0 && self.drop_orphan(node) {
             self.working.forget(main(node));
             if let Err(error) = self.repo.release(node).await {
                 tracing::warn!(node = node.0, %error, "a nameless document stayed until the next start");

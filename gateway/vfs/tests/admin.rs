@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use common::{World, path, put};
-use sluice_lockmgr::{LockOptions, LockService, MonotonicClock};
+use sluice_lockmgr::{LocalLocks, LockOptions, MonotonicClock};
 use sluice_repo_content::{Folder, Store};
 use sluice_repo_sqlite::SqliteRepository;
 use sluice_vfs::*;
@@ -45,7 +45,7 @@ impl Bare {
         let vfs = Vfs::new(VfsOptions {
             repository: Arc::new(repository.expect("the repository opens")),
             content: Arc::new(store),
-            locks: LockService::new(LockOptions::default(), clock),
+            locks: Arc::new(LocalLocks::new(LockOptions::default(), clock)),
             node: "n1".to_owned(),
             times: common::times(),
         });

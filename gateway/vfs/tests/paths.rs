@@ -192,7 +192,7 @@ async fn a_document_marked_for_deletion_goes_with_its_last_open() {
     let first = smb.open(delete.clone()).await.expect("open");
     let second = smb.open(delete.clone()).await.expect("open");
     first.open.set_delete_pending(true).await.expect("marked");
-    assert!(second.open.delete_pending());
+    assert!(second.open.delete_pending().await);
     let refused = smb.open(delete.clone()).await.map(|_| ());
     assert_eq!(refused.expect_err("pending"), VfsError::DeletePending);
     first.open.close().await.expect("closed");

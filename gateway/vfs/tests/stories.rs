@@ -435,8 +435,8 @@ async fn a_dirty_smb_cache_comes_back_before_an_nfs_client_reads() {
     };
     lease.listener = Some(listener.clone());
     let open = smb.open(lease).await.expect("open").open;
-    let GrantedCache::Lease { state, .. } = open.cache() else {
-        panic!("no lease: {:?}", open.cache());
+    let GrantedCache::Lease { state, .. } = open.cache().await else {
+        panic!("no lease: {:?}", open.cache().await);
     };
     assert!(state.0 & LeaseState::WRITE != 0);
     let node = open.content().node;
@@ -455,11 +455,14 @@ async fn a_dirty_smb_cache_comes_back_before_an_nfs_client_reads() {
     open.write(0, Bytes::from_static(b"dirty"), Stability::Unstable)
         .await
         .expect("the cache is written back");
-    let kept = world.vfs.acknowledge_lease_break(
-        [1; 16],
-        key,
-        LeaseState(LeaseState::READ | LeaseState::HANDLE),
-    );
+    let kept = world
+        .vfs
+        .acknowledge_lease_break(
+            [1; 16],
+            key,
+            LeaseState(LeaseState::READ | LeaseState::HANDLE),
+        )
+        .await;
     assert!(kept.is_ok(), "{kept:?}");
     let data = read.await.expect("no panic").expect("read");
     assert_eq!(flat(&data), b"dirty");

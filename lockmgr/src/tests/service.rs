@@ -12,8 +12,9 @@ use parking_lot::Mutex;
 use super::actor;
 use crate::{
     Access, BreakAck, BreakNotice, ByteRange, CacheRequest, CacheSink, CacheState, Clock, Closed,
-    Denial, EntryKind, GrantKey, IoKind, LeaseId, ListFilter, LockOptions, LockService, Now,
-    OnConflict, OpenRef, OpenRequest, OplockLevel, Protocol, ResourceId, RevokeReason, ShareMode,
+    Denial, EntryKind, GrantKey, IoKind, LeaseId, ListFilter, LocalLocks, LockOptions, LockService,
+    Now, OnConflict, OpenRef, OpenRequest, OplockLevel, Protocol, ResourceId, RevokeReason,
+    ShareMode,
 };
 
 #[derive(Default)]
@@ -38,10 +39,10 @@ impl CacheSink for Told {
     fn on_cache_revoked(&self, _: ResourceId, _: GrantKey, _: RevokeReason) {}
 }
 
-fn service() -> (LockService, Arc<TestClock>) {
+fn service() -> (LocalLocks, Arc<TestClock>) {
     let clock = Arc::new(TestClock::default());
     (
-        LockService::new(LockOptions::default(), Arc::clone(&clock) as Arc<dyn Clock>),
+        LocalLocks::new(LockOptions::default(), Arc::clone(&clock) as Arc<dyn Clock>),
         clock,
     )
 }
@@ -80,12 +81,12 @@ fn a_waiting_open_is_granted_when_the_holder_closes() {
     second.on_conflict = OnConflict::Wait(Some(Duration::from_secs(30)));
     let mut waiting = pin!(locks.open(second));
     pending(waiting.as_mut());
-    let kinds: Vec<_> = locks.explain(5).iter().map(|e| e.kind).collect();
+    let kinds: Vec<_> = now(locks.explain(5)).iter().map(|e| e.kind).collect();
     assert_eq!(kinds, [EntryKind::Open, EntryKind::Waiter]);
-    assert!(locks.close(first.open).last);
+    assert!(now(locks.close(first.open)).last);
     let second = now(waiting).expect("granted in turn");
-    assert!(locks.close(second.open).last);
-    assert!(locks.list(&ListFilter::default()).is_empty());
+    assert!(now(locks.close(second.open)).last);
+    assert!(now(locks.list(&ListFilter::default())).is_empty());
 }
 
 #[test]
@@ -114,15 +115,15 @@ fn giving_up_a_wait_leaves_nothing_behind() {
         let mut waiting = Box::pin(locks.open(second.clone()));
         pending(waiting.as_mut());
     }
-    assert_eq!(locks.explain(5).len(), 1);
+    assert_eq!(now(locks.explain(5)).len(), 1);
     {
         // Granted, but never received: closed again.
         let mut waiting = Box::pin(locks.open(second));
         pending(waiting.as_mut());
-        let _ = locks.close(first.open);
-        assert_eq!(locks.explain(5).len(), 1);
+        let _ = now(locks.close(first.open));
+        assert_eq!(now(locks.explain(5)).len(), 1);
     }
-    assert!(locks.explain(5).is_empty());
+    assert!(now(locks.explain(5)).is_empty());
 }
 
 #[test]
@@ -145,7 +146,7 @@ fn a_break_is_told_and_its_answer_lets_the_other_in() {
         open: first.open,
         state: CacheState::R,
     };
-    assert_eq!(locks.acknowledge_break(ack), Ok(CacheState::R));
+    assert_eq!(now(locks.acknowledge_break(ack)), Ok(CacheState::R));
     now(waiting).expect("granted");
     let whole = IoKind::Read(ByteRange::WHOLE);
     assert_eq!(locks.try_io(first.open, whole), Some(Ok(())));
@@ -177,9 +178,9 @@ fn a_lease_key_is_for_one_document_until_its_last_open_ends() {
     let second = now(locks.open(leased(5))).expect("granted");
     assert_eq!(now(locks.open(leased(6))), Err(Denial::LeaseKeyInUse));
     assert_eq!(locks.lease_resource(lease), Some(ResourceId::main(5)));
-    let _ = locks.close(first.open);
+    let _ = now(locks.close(first.open));
     assert_eq!(now(locks.open(leased(6))), Err(Denial::LeaseKeyInUse));
-    let _ = locks.close(second.open);
+    let _ = now(locks.close(second.open));
     now(locks.open(leased(6))).expect("free again");
 }
 
@@ -190,12 +191,12 @@ fn stopping_ends_waits_and_revocation_tells_the_holder() {
     let mut first = request(1, 5, Access::DELETE, ShareMode::NONE);
     first.sink = Some(Arc::clone(&told) as Arc<dyn CacheSink>);
     let first = now(locks.open(first)).expect("granted");
-    locks.set_delete_pending(first.open, true).expect("open");
-    assert!(locks.force_release(first.open.id));
-    assert!(!locks.force_release(first.open.id));
+    now(locks.set_delete_pending(first.open, true)).expect("open");
+    assert!(now(locks.force_release(first.open.id)));
+    assert!(!now(locks.force_release(first.open.id)));
     let (open, closed) = told.1.lock().pop().expect("told");
     assert!(open == first.open && closed.delete_document);
-    locks.deleted(open.resource);
+    now(locks.deleted(open.resource));
     let _second = now(locks.open(request(1, 5, Access::WRITE, ShareMode::NONE))).expect("granted");
     let mut third = request(2, 5, Access::WRITE, ShareMode::NONE);
     third.on_conflict = OnConflict::Wait(None);
@@ -208,7 +209,7 @@ fn stopping_ends_waits_and_revocation_tells_the_holder() {
 
 #[tokio::test]
 async fn the_timer_task_ends_waits_by_itself() {
-    let locks = LockService::new(
+    let locks = LocalLocks::new(
         LockOptions::default(),
         Arc::new(crate::MonotonicClock::default()),
     );
@@ -228,7 +229,7 @@ async fn the_timer_task_ends_waits_by_itself() {
 /// Four threads fight for one document, some giving up at random moments: never two inside, everybody gets out.
 #[test]
 fn exclusive_opens_exclude_each_other_under_real_concurrency() {
-    let locks = LockService::new(
+    let locks = LocalLocks::new(
         LockOptions::default(),
         Arc::new(crate::MonotonicClock::default()),
     );
@@ -259,7 +260,7 @@ fn exclusive_opens_exclude_each_other_under_real_concurrency() {
                     assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two at once");
                     tokio::task::yield_now().await;
                     inside.fetch_sub(1, Ordering::SeqCst);
-                    let _ = locks.close(opened.open);
+                    let _ = now(locks.close(opened.open));
                 }
             })
         })
@@ -268,8 +269,8 @@ fn exclusive_opens_exclude_each_other_under_real_concurrency() {
         runtime.block_on(task).expect("no panic");
     }
     assert!(
-        locks.list(&ListFilter::default()).is_empty(),
+        now(locks.list(&ListFilter::default())).is_empty(),
         "{:?}",
-        locks.list(&ListFilter::default())
+        now(locks.list(&ListFilter::default()))
     );
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice_lockmgr::{LockOptions, LockService, MonotonicClock};
+use sluice_lockmgr::{LocalLocks, LockOptions, MonotonicClock};
 use sluice_nfs::{NfsHead, NfsOptions};
 use sluice_repo::{
     AttributeChange, CaseMode, ROOT, Repository, Share, ShareId, ShareProtocols, Squash,
@@ -52,7 +52,10 @@ impl Server {
         let vfs = Vfs::new(VfsOptions {
             repository: repository.clone(),
             content: Arc::new(content),
-            locks: LockService::new(LockOptions::default(), Arc::new(MonotonicClock::default())),
+            locks: Arc::new(LocalLocks::new(
+                LockOptions::default(),
+                Arc::new(MonotonicClock::default()),
+            )),
             node: "test".to_owned(),
             times: VfsTimes {
                 place_idle: PLACE_IDLE,

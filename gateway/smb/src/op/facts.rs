@@ -76,7 +76,7 @@ fn sized_stamp(attributes: &Attributes, sized: bool) -> FileStamp {
 pub async fn file_facts(disk: &DiskOpen) -> Result<FileFacts, VfsError> {
     use std::sync::atomic::Ordering::Relaxed;
     let attributes = disk.open.attributes().await?;
-    let delete_pending = disk.open.delete_pending();
+    let delete_pending = disk.open.delete_pending().await;
     let links = match attributes.kind {
         NodeKind::Directory => 1,
         _ => attributes.link_count,

@@ -190,7 +190,7 @@ pub async fn dispatch(ctx: &OpContext) -> OpReply {
         Some(Command::ChangeNotify) => change_notify::handle(ctx).await,
         Some(Command::QueryInfo) => query_info::handle(ctx).await,
         Some(Command::SetInfo) => set_info::handle(ctx).await,
-        Some(Command::OplockBreak) => oplock_break::handle(ctx),
+        Some(Command::OplockBreak) => oplock_break::handle(ctx).await,
         _ => Err(OpReply::error(NtStatus::INVALID_PARAMETER)),
     };
     answer.unwrap_or_else(|refusal| refusal)

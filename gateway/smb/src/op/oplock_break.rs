@@ -7,13 +7,13 @@ use sluice_vfs::{GrantedCache, LeaseKey, LeaseState, OplockLevel, VfsError};
 use super::{Answer, OpContext, OpReply, disk_of};
 
 /// Handles an acknowledgment.
-pub fn handle(ctx: &OpContext) -> Answer {
+pub async fn handle(ctx: &OpContext) -> Answer {
     let ack = BreakAck::decode(&ctx.message)?;
     match ack {
         BreakAck::Oplock { file_id, level } => {
             let open = ctx.open(file_id)?;
             let disk = disk_of(&open)?;
-            let held = match disk.open.cache() {
+            let held = match disk.open.cache().await {
                 GrantedCache::Oplock(level) => level,
                 GrantedCache::None => OplockLevel::None,
                 GrantedCache::Lease { .. } => return Err(NtStatus::INVALID_PARAMETER.into()),
@@ -24,7 +24,7 @@ pub fn handle(ctx: &OpContext) -> Answer {
                 0x01 | 0x08 | 0x09 => return Err(NtStatus::INVALID_OPLOCK_PROTOCOL.into()),
                 _ => return Err(NtStatus::INVALID_PARAMETER.into()),
             };
-            match disk.open.acknowledge_break(level) {
+            match disk.open.acknowledge_break(level).await {
                 Ok(level) => {
                     let level = crate::open::wire_level(level);
                     let file_id = open.id;
@@ -35,16 +35,17 @@ pub fn handle(ctx: &OpContext) -> Answer {
                 Err(error) => Err(error.into()),
             }
         }
-        BreakAck::Lease { key, state } => acknowledge_lease(ctx, key, state),
+        BreakAck::Lease { key, state } => acknowledge_lease(ctx, key, state).await,
     }
 }
 
-fn acknowledge_lease(ctx: &OpContext, key: [u8; 16], state: u32) -> Answer {
+async fn acknowledge_lease(ctx: &OpContext, key: [u8; 16], state: u32) -> Answer {
     let guid = ctx.conn.client_guid();
     let answer = ctx
         .server
         .vfs
-        .acknowledge_lease_break(guid, LeaseKey(key), LeaseState(state));
+        .acknowledge_lease_break(guid, LeaseKey(key), LeaseState(state))
+        .await;
     match answer {
         Ok(kept) => {
             let body = BreakAck::Lease { key, state: kept.0 }.encode_response();

@@ -86,7 +86,12 @@ async fn resume(
     }
     let caller = ctx.session.caller.clone();
     disk.listener.attach(&ctx.session);
-    if disk.open.reconnect(caller, disk.listener.clone()).is_err() {
+    if disk
+        .open
+        .reconnect(caller, disk.listener.clone())
+        .await
+        .is_err()
+    {
         return Err(gone());
     }
     open.tree.store(ctx.tree.id.0, Relaxed);
@@ -99,7 +104,7 @@ async fn resume(
         action: wire::CreateAction::Opened,
         attributes: &attributes,
         reserved: disk.reserved.load(std::sync::atomic::Ordering::Relaxed),
-        cache: disk.open.cache(),
+        cache: disk.open.cache().await,
         durable: None,
     };
     Ok(granted.reply(share, contexts).await)

@@ -55,7 +55,7 @@ async fn again(
     if asked.is_some() && asked != disk.lease.map(|held| held.0) {
         return Err(NtStatus::ACCESS_DENIED.into());
     }
-    let cache = cache_told(request.oplock_level, disk.open.cache(), contexts);
+    let cache = cache_told(request.oplock_level, disk.open.cache().await, contexts);
     let keeps = match cache {
         GrantedCache::Oplock(level) => level == OplockLevel::Batch,
         GrantedCache::Lease { .. } => true,

@@ -47,7 +47,7 @@ pub struct DurableTable {
 
 impl DurableTable {
     /// Keeps a durable open for its client; false if it isn't durable.
-    pub fn keep(&self, open: &Arc<SmbOpen>) -> bool {
+    pub async fn keep(&self, open: &Arc<SmbOpen>) -> bool {
         let Some(disk) = open.disk() else {
             return false;
         };
@@ -55,10 +55,10 @@ impl DurableTable {
             return false;
         };
         let mode = disk.mode.load(std::sync::atomic::Ordering::Relaxed);
-        if disk.open.delete_pending() || mode & OPT_DELETE_ON_CLOSE != 0 {
+        if disk.open.delete_pending().await || mode & OPT_DELETE_ON_CLOSE != 0 {
             return false;
         }
-        disk.open.disconnect(state.timeout);
+        disk.open.disconnect(state.timeout).await;
         let now = Instant::now();
         let mut kept = self.kept.lock();
         kept.retain(|_, k| k.until > now);

@@ -233,7 +233,7 @@ impl OpenTable {
         let all = self.take(|_| true);
         let mut rest = Vec::with_capacity(all.len());
         for open in all {
-            if !registry.durable.keep(&open) {
+            if !registry.durable.keep(&open).await {
                 rest.push(open);
             }
         }

@@ -37,7 +37,7 @@ impl Admin {
             }),
             None => None,
         };
-        let entries = self.inner.locks.list(&lm::ListFilter::default());
+        let entries = self.inner.locks.list(&lm::ListFilter::default()).await;
         let mut paths = HashMap::new();
         let mut records = Vec::new();
         for entry in &entries {
@@ -61,7 +61,7 @@ impl Admin {
             Ok(located) => {
                 let mut paths = HashMap::new();
                 let mut entries = Vec::new();
-                for entry in &self.inner.locks.explain(located.node.0) {
+                for entry in &self.inner.locks.explain(located.node.0).await {
                     entries.push(self.record(entry, &mut paths).await);
                 }
                 (located.path, entries)
@@ -95,7 +95,7 @@ impl Admin {
     /// Takes an open, place or range away from its holder; `why` goes to the log. Returns what was taken.
     pub async fn break_lock(&self, id: u64, why: &str) -> AdminResult<LockRecord> {
         let gone = || AdminError::NotFound(format!("there is no lock with the id {id}"));
-        let entries = self.inner.locks.list(&lm::ListFilter::default());
+        let entries = self.inner.locks.list(&lm::ListFilter::default()).await;
         let entry = entries
             .iter()
             .find(|entry| entry.id == id)
@@ -106,7 +106,7 @@ impl Admin {
             )));
         }
         let record = self.record(entry, &mut HashMap::new()).await;
-        if !self.inner.locks.force_release(lm::OpenId(id)) {
+        if !self.inner.locks.force_release(lm::OpenId(id)).await {
             return Err(gone());
         }
         tracing::warn!(
@@ -124,16 +124,19 @@ impl Admin {
     /// Clients that are connected (SMB, FTP) or known (NFS).
     pub async fn sessions(&self) -> AdminResult<Vec<SessionRecord>> {
         let locks = &self.inner.locks;
-        let sessions = self.inner.clients.list().into_iter().map(|client| {
-            let held = locks.list(&lm::ListFilter {
-                client: Some(lm::ClientId(client.id.0)),
-                ..lm::ListFilter::default()
-            });
+        let mut sessions = Vec::new();
+        for client in self.inner.clients.list() {
+            let held = locks
+                .list(&lm::ListFilter {
+                    client: Some(lm::ClientId(client.id.0)),
+                    ..lm::ListFilter::default()
+                })
+                .await;
             let opens = held
                 .iter()
                 .filter(|e| e.kind == lm::EntryKind::Open)
                 .count();
-            SessionRecord {
+            sessions.push(SessionRecord {
                 id: client.id.0,
                 protocol: client.protocol.name().to_owned(),
                 users: client.users(),
@@ -142,9 +145,9 @@ impl Admin {
                 node: self.inner.node.to_string(),
                 since: rfc3339(client.since()),
                 opens: opens as u64,
-            }
-        });
-        Ok(sessions.collect())
+            });
+        }
+        Ok(sessions)
     }
 
     /// Finds what a path with the share first means.

@@ -41,6 +41,7 @@ impl Open {
             .inner
             .locks
             .set_delete_pending(state.lock, delete)
+            .await
             .map_err(|denial| denied(denial, crate::ConflictKind::Sharing))?;
         if delete && self.is_directory() {
             state.inner.notify_dir_gone(state.content.node);
@@ -86,7 +87,7 @@ impl OpenState {
         let delete =
             self.delete_on_close.load(Ordering::Acquire) && self.may_delete().await.is_ok();
         let flushed = match &self.working {
-            Some(working) if self.wrote.load(Ordering::Acquire) && !self.doomed() => {
+            Some(working) if self.wrote.load(Ordering::Acquire) && !self.doomed().await => {
                 self.inner.flush(working).await
             }
             _ => Ok(()),
@@ -96,9 +97,9 @@ impl OpenState {
             if self.kind == sluice_repo::NodeKind::Directory {
                 self.inner.notify_dir_gone(self.content.node);
             }
-            self.inner.locks.close_deleting(self.lock)
+            self.inner.locks.close_deleting(self.lock).await
         } else {
-            self.inner.locks.close(self.lock)
+            self.inner.locks.close(self.lock).await
         };
         self.inner.opens.remove(self.id);
         if delete && self.kind == sluice_repo::NodeKind::Directory {
@@ -118,12 +119,13 @@ impl OpenState {
     }
 
     /// Whether this is the last open of a document marked for deletion: then nothing needs to be committed.
-    fn doomed(&self) -> bool {
+    async fn doomed(&self) -> bool {
         let marked = self
             .inner
             .locks
             .state(self.lock)
+            .await
             .is_some_and(|s| s.delete_pending);
-        marked && self.inner.opens_of(self.content.node) <= 1
+        marked && self.inner.opens_of(self.content.node).await <= 1
     }
 }

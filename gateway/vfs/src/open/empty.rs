@@ -45,7 +45,7 @@ impl OpenState {
                 stream: stream.stream,
             };
             // One that is open stays: its holder goes on with it.
-            if self.inner.opens_of_content(stream) == 0 {
+            if self.inner.opens_of_content(stream).await == 0 {
                 self.inner.working.forget(stream);
                 self.inner.repo.delete_stream(stream).await?;
             }

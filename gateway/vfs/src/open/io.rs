@@ -187,7 +187,7 @@ impl Open {
     pub async fn unlock(&self, offset: u64, length: u64) -> Result<(), VfsError> {
         self.state.alive()?;
         let range = lm::ByteRange::new(offset, length).ok_or(VfsError::RangeInvalid)?;
-        let unlocked = self.state.inner.locks.unlock(self.state.lock, range);
+        let unlocked = self.state.inner.locks.unlock(self.state.lock, range).await;
         unlocked.map_err(|_| VfsError::RangeNotLocked)
     }
 }

@@ -200,8 +200,8 @@ impl Open {
     }
 
     /// The caching right that it holds now.
-    pub fn cache(&self) -> GrantedCache {
-        let Some(state) = self.state.inner.locks.state(self.state.lock) else {
+    pub async fn cache(&self) -> GrantedCache {
+        let Some(state) = self.state.inner.locks.state(self.state.lock).await else {
             return GrantedCache::None;
         };
         match self.state.granted {
@@ -216,7 +216,7 @@ impl Open {
     }
 
     /// The client's answer to an oplock break: it keeps `level`. [`VfsError::Invalid`] if no break is under way or the level is higher.
-    pub fn acknowledge_break(&self, level: OplockLevel) -> Result<OplockLevel, VfsError> {
+    pub async fn acknowledge_break(&self, level: OplockLevel) -> Result<OplockLevel, VfsError> {
         let state = match level {
             OplockLevel::None => lm::CacheState::NONE,
             OplockLevel::LevelTwo => lm::OplockLevel::II.state(),
@@ -231,24 +231,26 @@ impl Open {
                 open: self.state.lock,
                 state,
             })
+            .await
             .map_err(ack_error)?;
         Ok(oplock_level(kept))
     }
 
     /// Whether it is marked for deletion.
-    pub fn delete_pending(&self) -> bool {
-        let state = self.state.inner.locks.state(self.state.lock);
+    pub async fn delete_pending(&self) -> bool {
+        let state = self.state.inner.locks.state(self.state.lock).await;
         state.is_some_and(|s| s.delete_pending)
     }
 
     /// Keeps the open without its client for at most `timeout` (durable handles): it goes away earlier if it stands in somebody's way.
-    pub fn disconnect(&self, timeout: Duration) {
+    pub async fn disconnect(&self, timeout: Duration) {
         *self.state.listener.lock() = None;
         if self
             .state
             .inner
             .locks
             .disconnect(self.state.lock, timeout)
+            .await
             .is_err()
         {
             self.state.lost.store(true, Ordering::Release);
@@ -256,7 +258,7 @@ impl Open {
     }
 
     /// Gives a disconnected open to the same client's new connection. [`VfsError::OpenLost`] if it is gone.
-    pub fn reconnect(
+    pub async fn reconnect(
         &self,
         caller: Caller,
         listener: Arc<dyn CacheListener>,
@@ -279,6 +281,7 @@ impl Open {
             .inner
             .locks
             .reclaim(state.lock, actor, Some(sink))
+            .await
             .map_err(|denial| denied(denial, crate::ConflictKind::Sharing))?;
         Ok(())
     }

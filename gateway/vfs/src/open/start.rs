@@ -153,7 +153,7 @@ impl Tree {
             {
                 return self.open_fork(request, spot, conflict).await;
             }
-            Err(VfsError::DeletePending) if self.inner().opens_of(node.id) == 0 => {
+            Err(VfsError::DeletePending) if self.inner().opens_of(node.id).await == 0 => {
                 // Its last open is closed: the name is going this moment, and is free then.
                 tokio::time::sleep(DELETION_PAUSE).await;
                 return Ok(Attempt::Again);

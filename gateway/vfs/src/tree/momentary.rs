@@ -77,7 +77,9 @@ impl Tree {
             Err(error) => return Err(error),
         }
         if place.is_some() {
-            self.inner().place_used(self.caller().client.id, resource);
+            self.inner()
+                .place_used(self.caller().client.id, resource)
+                .await;
         }
         let working = self.inner().load(main(node)).await?;
         let content = working.content()?;

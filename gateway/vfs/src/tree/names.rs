@@ -145,7 +145,7 @@ impl Tree {
                 name: &spot.name,
                 node: Some(node.id),
             };
-            let last = self.last_link(&node, 1);
+            let last = self.last_link(&node, 1).await;
             let unlinked = self.inner().repo.unlink(entry, last).await;
             match unlinked {
                 Ok(unlinked) => {

@@ -85,12 +85,15 @@ impl Tree {
     ) -> Result<(), VfsError> {
         let number = self.inner().range_owners.number(owner)?;
         let range = lm::ByteRange::new(offset, length).ok_or(VfsError::RangeInvalid)?;
-        self.inner().locks.unlock_owned(
-            lm::ResourceId::main(node.0),
-            Inner::lock_client(self.caller()),
-            number,
-            range,
-        );
+        self.inner()
+            .locks
+            .unlock_owned(
+                lm::ResourceId::main(node.0),
+                Inner::lock_client(self.caller()),
+                number,
+                range,
+            )
+            .await;
         self.inner().sweep_orphan(node).await;
         Ok(())
     }
@@ -99,7 +102,7 @@ impl Tree {
     pub async fn test_lock(&self, node: NodeId, lock: NfsLock) -> Result<NfsLockAnswer, VfsError> {
         self.document(node).await?;
         let request = self.owned_range(node, &lock)?;
-        let Some(held) = self.inner().locks.test_owned(&request) else {
+        let Some(held) = self.inner().locks.test_owned(&request).await else {
             return Ok(NfsLockAnswer::Free);
         };
         let what = format!("lock on bytes {}", held.range);

@@ -78,7 +78,7 @@ impl Tree {
                     .hold_for_delete(target.id, &policy, &change.to.name)
                     .await?;
                 held.push(hold);
-                Replace::Node(target.id, self.last_link(target, 1))
+                Replace::Node(target.id, self.last_link(target, 1).await)
             }
             None => {
                 let policy = self.policy_at(&change.to, None).await?;

@@ -172,7 +172,10 @@ impl Tree {
             .map_err(|denial| crate::lock_bridge::denied(denial, crate::ConflictKind::Sharing))?;
         if self.polls() {
             // Only its own place can be left, and that goes with the name.
-            self.inner().locks.release_place(resource, actor.client);
+            self.inner()
+                .locks
+                .release_place(resource, actor.client)
+                .await;
         }
         Ok(held)
     }
@@ -266,11 +269,11 @@ impl Tree {
     }
 
     /// What becomes of a document that loses its last name while the caller holds `own` opens of it.
-    pub(crate) fn last_link(&self, node: &Attributes, own: usize) -> LastLink {
+    pub(crate) async fn last_link(&self, node: &Attributes, own: usize) -> LastLink {
         if node.kind == NodeKind::Directory {
             LastLink::Delete
         } else {
-            self.inner().last_link(node.id, own)
+            self.inner().last_link(node.id, own).await
         }
     }
 }

@@ -374,7 +374,7 @@ impl Upload {
             }
             Goal::New { gate } => {
                 let open = gate.open().ok_or(VfsError::OpenLost)?;
-                if inner.locks.state(open).is_none() {
+                if inner.locks.state(open).await.is_none() {
                     return Err(VfsError::OpenLost);
                 }
                 let made = publish(&tree, &self.dir, &self.name, sealed.manifest, modified).await;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sluice_lockmgr::{LockOptions, LockService, MonotonicClock};
+use sluice_lockmgr::{LocalLocks, LockOptions, MonotonicClock};
 use sluice_repo::{
     CaseMode, NewKind, NodeId, Origin, PolicyRule, ROOT, Repository, ShareId, ShareProtocols,
     Squash,
@@ -62,7 +62,10 @@ impl World {
         let vfs = Vfs::new(VfsOptions {
             repository: repo.clone(),
             content: Arc::new(store),
-            locks: LockService::new(LockOptions::default(), Arc::new(MonotonicClock::default())),
+            locks: Arc::new(LocalLocks::new(
+                LockOptions::default(),
+                Arc::new(MonotonicClock::default()),
+            )),
             node: "n1".to_owned(),
             times: times(),
         })
