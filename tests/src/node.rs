@@ -36,6 +36,14 @@ pub struct Ports {
     pub admin: u16,
 }
 
+impl Ports {
+    /// First and last port for passive FTP data connections.
+    pub fn passive(self) -> (u16, u16) {
+        let first = 40_000 + (self.ftp % 200) * 100;
+        (first, first + 99)
+    }
+}
+
 /// The built binary: `SLUICE_BIN`, or the one beside this test's own target folder.
 pub fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os("SLUICE_BIN") {
@@ -66,21 +74,26 @@ fn free_ports() -> anyhow::Result<Ports> {
 impl TestNode {
     /// Starts a fresh node with the user [`USER`]; `extra` is added to its configuration file.
     pub fn start_with(extra: &str) -> anyhow::Result<TestNode> {
+        TestNode::start_configured("", extra)
+    }
+
+    /// The same with further keys of the section `[node]`.
+    pub fn start_with_node_keys(keys: &str) -> anyhow::Result<TestNode> {
+        TestNode::start_configured(keys, "")
+    }
+
+    fn start_configured(node_keys: &str, extra: &str) -> anyhow::Result<TestNode> {
         let dir = tempfile::tempdir()?;
         let ports = free_ports()?;
         let base = dir.path().display();
-        let first_passive = 40_000 + (ports.ftp % 200) * 100;
+        let (first_passive, last_passive) = ports.passive();
         let config = format!(
-            "[node]\nname = \"t1\"\nstate_dir = \"{base}/state\"\n\
+            "[node]\nname = \"t1\"\nstate_dir = \"{base}/state\"\n{node_keys}\
              [repository]\nmetadata = \"sqlite://{base}/meta.db\"\ncontent = \"file://{base}/content\"\n\
              [smb]\nlisten = [\"127.0.0.1:{}\"]\n[nfs]\nlisten = [\"127.0.0.1:{}\"]\n\
-             [ftp]\nlisten = [\"127.0.0.1:{}\"]\npassive_ports = \"{first_passive}-{}\"\n\
+             [ftp]\nlisten = [\"127.0.0.1:{}\"]\npassive_ports = \"{first_passive}-{last_passive}\"\n\
              [admin]\nlisten = [\"127.0.0.1:{}\"]\n{extra}",
-            ports.smb,
-            ports.nfs,
-            ports.ftp,
-            first_passive + 99,
-            ports.admin,
+            ports.smb, ports.nfs, ports.ftp, ports.admin,
         );
         std::fs::write(dir.path().join("sluice.toml"), config)?;
         let mut node = TestNode {

@@ -89,8 +89,11 @@ fn client(from: IpAddr, to: IpAddr, ports: [u16; 2]) -> Announced {
     }
 }
 
+/// Two addresses of `N` bytes and their ports.
+type Pair<const N: usize> = ([u8; N], [u8; N], [u16; 2]);
+
 /// Source and destination address of `N` bytes each, and their ports.
-fn addresses<const N: usize>(body: &[u8]) -> Result<([u8; N], [u8; N], [u16; 2]), BadHeader> {
+fn addresses<const N: usize>(body: &[u8]) -> Result<Pair<N>, BadHeader> {
     let (from, rest) = body.split_first_chunk::<N>().ok_or(BadHeader::TooShort)?;
     let (to, rest) = rest.split_first_chunk::<N>().ok_or(BadHeader::TooShort)?;
     let (ports, _) = rest.split_first_chunk::<4>().ok_or(BadHeader::TooShort)?;
