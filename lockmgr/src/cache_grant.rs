@@ -13,7 +13,14 @@ use crate::types::{ClientId, OpenId, ResourceId};
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
+#[serde(from = "u8")]
 pub struct CacheState(u8);
+
+impl From<u8> for CacheState {
+    fn from(bits: u8) -> Self {
+        CacheState::from_bits(u32::from(bits))
+    }
+}
 
 impl CacheState {
     /// Nothing.
@@ -142,7 +149,7 @@ pub struct LeaseId {
 }
 
 /// What cache an open asks for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CacheRequest {
     /// None.
     #[default]
@@ -181,7 +188,7 @@ pub enum GrantKey {
 }
 
 /// What an open got.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CacheGranted {
     /// Rights granted; of the whole lease if it is one.
     pub state: CacheState,
@@ -194,7 +201,7 @@ pub struct CacheGranted {
 }
 
 /// Tells a holder to give a cache grant back. Told once per break; the table runs its timer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BreakNotice {
     /// What it is a cache of.
     pub resource: ResourceId,
@@ -221,6 +228,8 @@ pub enum RevokeReason {
     Disconnected,
     /// A disconnected open was not reclaimed in time.
     ReclaimTimeout,
+    /// The node that the open was held on, or this node's right to hold it, was taken out of the cluster.
+    NodeLost,
 }
 
 /// Where the table tells a holder about its caches and opens. Calls must not block; they may call the service back.

@@ -16,7 +16,7 @@ use crate::conflict::{Claim, ClaimKind};
 use crate::env::{Effect, Env};
 use crate::grant_set::GrantSet;
 use crate::obstacle::{Ask, Granted, Need, Obstacle, Verdict};
-use crate::outcome::{Closed, Denial, Opened};
+use crate::outcome::{Closed, Denial, OPENS_LIMIT, Opened};
 use crate::range::ByteRange;
 use crate::request::{OnConflict, OpenRequest, RangeOwner, RangeRequest, StatOpen};
 use crate::share_mode::{Open, OpenSet};
@@ -103,7 +103,7 @@ impl Document {
             return Some(Verdict::Denied(Denial::DeletePending));
         }
         if self.opens.len() >= env.options.opens_max {
-            return Some(Verdict::Denied(Denial::Limit("opens of one document")));
+            return Some(Verdict::Denied(Denial::Limit(OPENS_LIMIT)));
         }
         let claim = open_claim(r);
         let checked = checked_claim(r, &claim);

@@ -9,7 +9,7 @@ use crate::conflict::ClaimKind;
 use crate::document::Document;
 use crate::env::{Due, Effect, Env};
 use crate::obstacle::{Ask, Granted, Obstacle, Verdict};
-use crate::outcome::Denial;
+use crate::outcome::{Denial, WAITERS_LIMIT};
 use crate::request::OnConflict;
 use crate::table::Answer;
 use crate::types::{Now, OpenId, WaiterId};
@@ -158,7 +158,7 @@ fn enqueue(
     (deadline, in_line, style): (Now, bool, Style),
 ) -> Answer {
     if queue.len() >= env.options.waiters_max {
-        return Answer::Now(Err(Denial::Limit("waiting requests of one document")));
+        return Answer::Now(Err(Denial::Limit(WAITERS_LIMIT)));
     }
     let id = WaiterId(env.fresh_id());
     let range = match ask {

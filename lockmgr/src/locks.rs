@@ -9,7 +9,7 @@ use crate::conflict::{Claim, RangeParty, io_conflict, lock_conflict};
 use crate::document::{Document, Ranges, Step};
 use crate::env::Env;
 use crate::obstacle::{Granted, Need, Obstacle, Verdict};
-use crate::outcome::{ConflictKind, Denial};
+use crate::outcome::{ConflictKind, Denial, RANGES_LIMIT};
 use crate::range::ByteRange;
 use crate::request::{OnConflict, OwnedRangeRequest, RangeLock, RangeRequest};
 use crate::types::{Access, ClientId, OpenId};
@@ -119,9 +119,7 @@ impl Document {
         };
         let held = self.range_set(stream).map_or(0, RangeSet::len);
         if held + r.locks.len() > env.options.ranges_max {
-            return Some(Verdict::Denied(Denial::Limit(
-                "byte ranges of one document",
-            )));
+            return Some(Verdict::Denied(Denial::Limit(RANGES_LIMIT)));
         }
         for (done, lock) in r.locks.iter().enumerate() {
             let overtaken = (!matches!(r.on_conflict, OnConflict::Reject))
@@ -167,9 +165,7 @@ impl Document {
     ) -> Step {
         let stream = r.resource.stream;
         if self.range_set(stream).map_or(0, RangeSet::len) >= env.options.ranges_max {
-            return Some(Verdict::Denied(Denial::Limit(
-                "byte ranges of one document",
-            )));
+            return Some(Verdict::Denied(Denial::Limit(RANGES_LIMIT)));
         }
         let own = self.range_open(r);
         let party = party(&r.actor, own);

@@ -3,14 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::cache_grant::{CacheGranted, CacheState, GrantKey};
 use crate::range::ByteRange;
 use crate::types::{Access, ClientId, Holder, OpenId, OpenRef, ResourceId, ShareMode};
 
 /// An open was granted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Opened {
     /// Keep it; hand it back with every call.
     pub open: OpenRef,
@@ -19,7 +19,7 @@ pub struct Opened {
 }
 
 /// What an open's end asks of the caller.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[must_use]
 pub struct Closed {
     /// This was the last open of a document marked for deletion: delete the document now.
@@ -89,7 +89,7 @@ impl fmt::Display for Conflict {
 }
 
 /// Why a request was not granted.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Denial {
     /// An open, a place or a range stands in the way; also the end of a wait.
     #[error("{0}")]
@@ -114,11 +114,29 @@ pub enum Denial {
     LeaseKeyInUse,
     /// A stated limit was reached: too many waiters, ranges or opens of one document.
     #[error("limit of {0} reached")]
-    Limit(&'static str),
+    Limit(#[serde(deserialize_with = "limit_words")] &'static str),
     /// The service stops.
     #[error("the node is stopping")]
     Stopping,
+    /// This node is no member of its cluster any more, so that nothing it holds counts.
+    #[error("the node is no longer a member of its cluster")]
+    NodeLost,
 }
+
+/// Words of a limit that another node reached, as those that this node would use.
+fn limit_words<'de, D: Deserializer<'de>>(from: D) -> Result<&'static str, D::Error> {
+    let words = String::deserialize(from)?;
+    let known = [OPENS_LIMIT, RANGES_LIMIT, WAITERS_LIMIT];
+    Ok(known
+        .into_iter()
+        .find(|k| *k == words)
+        .unwrap_or("a limit of another node"))
+}
+
+/// What [`Denial::Limit`] names.
+pub(crate) const OPENS_LIMIT: &str = "opens of one document";
+pub(crate) const RANGES_LIMIT: &str = "byte ranges of one document";
+pub(crate) const WAITERS_LIMIT: &str = "waiting requests of one document";
 
 impl Denial {
     /// The conflict behind it, if there is one.
@@ -132,12 +150,12 @@ impl Denial {
 }
 
 /// Unlocking named a range that the open has not locked exactly so (STATUS_RANGE_NOT_LOCKED).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("range not locked")]
 pub struct RangeNotLocked;
 
 /// Why an answer to a break is refused (MS-SMB2 3.3.5.22).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum AckError {
     /// No such grant (lease: STATUS_OBJECT_NAME_NOT_FOUND; oplock: STATUS_FILE_CLOSED).
     #[error("no such cache grant")]
@@ -151,7 +169,7 @@ pub enum AckError {
 }
 
 /// A lock that stands in the way of a tested range (NLM TEST, NFSv4 LOCKT).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RangeHolder {
     /// Which bytes.
     pub range: ByteRange,
@@ -217,7 +235,7 @@ pub struct Entry {
 }
 
 /// State of an open, for a head's questions and tests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenState {
     /// What it does.
     pub access: Access,

@@ -8,9 +8,24 @@ use serde::{Deserialize, Serialize};
 
 /// `length` bytes from `offset`. Always valid: the last byte does not pass 2^64 - 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "Unchecked")]
 pub struct ByteRange {
     offset: u64,
     length: u64,
+}
+
+/// A range as it arrives.
+#[derive(Deserialize)]
+struct Unchecked {
+    offset: u64,
+    length: u64,
+}
+
+impl TryFrom<Unchecked> for ByteRange {
+    type Error = &'static str;
+    fn try_from(range: Unchecked) -> Result<Self, Self::Error> {
+        ByteRange::new(range.offset, range.length).ok_or("a range passes the last byte")
+    }
 }
 
 impl ByteRange {

@@ -10,7 +10,7 @@ use crate::range::ByteRange;
 use crate::types::{Access, Actor, OpenRef, ResourceId, ShareMode};
 
 /// What a conflict becomes, after the write policy (`docs/SEMANTICS.md`). Calling a cache back always waits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OnConflict {
     /// Refuse at once.
     #[default]
@@ -43,7 +43,7 @@ pub enum Writers {
 }
 
 /// How light an open without data access is, for cache breaks (MS-FSA 2.1.5.1.2, MS-SMB2 3.3.5.9.8).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StatOpen {
     /// Not a stat open: it calls caches back.
     #[default]
@@ -55,7 +55,7 @@ pub enum StatOpen {
 }
 
 /// Asks for an open, or for the open of one operation (delete, rename, replace, truncate): then close it right after.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct OpenRequest {
     /// What to open.
     pub resource: ResourceId,
@@ -79,6 +79,8 @@ pub struct OpenRequest {
     /// Cache asked for.
     pub cache: CacheRequest,
     /// Where to tell breaks and revocation. Needed for a cache grant; without it none is given.
+    /// Does not cross nodes: there another sink stands for it.
+    #[serde(skip)]
     pub sink: Option<Arc<dyn CacheSink>>,
 }
 
@@ -103,7 +105,7 @@ impl OpenRequest {
 }
 
 /// What I/O without an open of its own, or a change, does. Checked like an open of that moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum IoKind {
     /// Read these bytes.
     Read(ByteRange),
@@ -116,14 +118,14 @@ pub enum IoKind {
 }
 
 /// The writer's place that an NFSv3 WRITE takes (`docs/SEMANTICS.md`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlaceRequest {
     /// How long the place stays after the last write.
     pub idle: Duration,
 }
 
 /// I/O without an open: NFSv3, special-stateid NFSv4.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct IoRequest {
     /// What it touches.
     pub resource: ResourceId,
@@ -144,7 +146,7 @@ pub struct IoRequest {
 pub struct RangeOwner(pub u128);
 
 /// One element of an SMB lock array (MS-SMB2 2.2.26.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RangeLock {
     /// Which bytes.
     pub range: ByteRange,
@@ -153,7 +155,7 @@ pub struct RangeLock {
 }
 
 /// SMB: ranges that belong to an open, all or none.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct RangeRequest {
     /// The open.
     pub open: OpenRef,
@@ -164,7 +166,7 @@ pub struct RangeRequest {
 }
 
 /// NLM, NFSv4: a range of an owner of a client, POSIX rules (split, merge, replace).
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct OwnedRangeRequest {
     /// What to lock.
     pub resource: ResourceId,
@@ -181,7 +183,7 @@ pub struct OwnedRangeRequest {
 }
 
 /// A holder's answer to a break.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BreakAck {
     /// For the oplock of this open: the level that stays (MS-SMB2 2.2.24.1).
     Oplock {

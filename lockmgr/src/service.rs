@@ -70,7 +70,7 @@ impl Default for LockOptions {
 }
 
 /// What `locks list` shows.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ListFilter {
     /// Only this document.
     pub document: Option<u64>,

@@ -57,7 +57,7 @@ impl ResourceId {
 pub struct OpenId(pub u64);
 
 /// An open and where it is: what a head keeps and hands back with every call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct OpenRef {
     /// What is open.
     pub resource: ResourceId,
@@ -148,7 +148,7 @@ impl fmt::Display for Holder {
 }
 
 /// Who makes a request: owner tags for the rules, and the words for people.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Actor {
     /// Through which door.
     pub protocol: Protocol,
@@ -164,7 +164,14 @@ pub struct Actor {
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
+#[serde(from = "u8")]
 pub struct Access(u8);
+
+impl From<u8> for Access {
+    fn from(bits: u8) -> Self {
+        Access::from_bits(bits)
+    }
+}
 
 impl Access {
     /// Nothing: attributes only.

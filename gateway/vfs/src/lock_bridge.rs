@@ -133,6 +133,9 @@ pub(crate) fn denied(denial: lm::Denial, range: ConflictKind) -> VfsError {
         lm::Denial::NoSuchOpen => VfsError::OpenLost,
         lm::Denial::LeaseKeyInUse => VfsError::Invalid("the lease key names another document"),
         lm::Denial::Limit(what) => VfsError::Limit(what),
+        lm::Denial::NodeLost => {
+            VfsError::Unavailable("the node is no longer a member of its cluster".to_owned())
+        }
         lm::Denial::Stopping => VfsError::Unavailable("the node is stopping".to_owned()),
     }
 }
