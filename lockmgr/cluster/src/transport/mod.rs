@@ -2,8 +2,14 @@
 //!
 //! Owns connections and their authentication. Must never look into a message, nor decide who is a member.
 
+pub mod channel;
+pub mod handshake;
+pub mod tcp;
+
+use async_trait::async_trait;
 use bytes::Bytes;
 use sluice_lockmgr::Member;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Longest message that a link carries; longer ones are refused at the sender.
 pub const MESSAGE_MAX_BYTES: usize = 64 << 20;
@@ -36,4 +42,58 @@ pub trait Peers: Send + Sync {
 
     /// Queues a message for a member.
     fn send(&self, to: Member, message: Bytes) -> Result<(), SendError>;
+}
+
+/// A stream of bytes in both directions.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// A stream whose other end has proved that it knows the cluster secret.
+pub struct PeerStream {
+    /// The bytes.
+    pub io: Box<dyn Duplex>,
+    /// The other end's address, for the administrator's eyes.
+    pub remote: String,
+}
+
+/// Why a call did not come through.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DialError {
+    /// The host answers and says that nobody listens there: the process is gone.
+    #[error("connection refused")]
+    Refused,
+    /// No answer in time, no route, broken in between.
+    #[error("not reached: {0}")]
+    Unreachable(String),
+    /// Somebody answers who is not (or no longer) the one that was meant.
+    #[error("{0}")]
+    Rejected(String),
+}
+
+/// Somebody called and is not one of us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stranger {
+    /// Where it called from.
+    pub remote: String,
+    /// Why it was turned away.
+    pub reason: String,
+}
+
+/// What a transport's door brings.
+pub enum Incoming {
+    /// A caller that knows the cluster secret.
+    Peer(PeerStream),
+    /// One that does not.
+    Stranger(Stranger),
+}
+
+/// Ways to call a peer and to be called: TCP in production, memory in tests.
+#[async_trait]
+pub trait Transport: Send + Sync {
+    /// Calls an advertised address. Bounded in time.
+    async fn dial(&self, address: &str) -> Result<PeerStream, DialError>;
+
+    /// The next caller. Safe to cancel. An error is final: the transport is closed.
+    async fn accept(&self) -> std::io::Result<Incoming>;
 }
