@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_repo::{RepoError, Result};
@@ -9,12 +10,14 @@ use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 
 use crate::error::db;
+use crate::history::History;
 use crate::schema;
 
 /// A PostgreSQL database with the current schema. Cheap to clone; has no connection of its own.
 #[derive(Clone)]
 pub struct Database {
     options: PgConnectOptions,
+    history: Arc<History>,
 }
 
 /// Shows nothing: the options hold the password.
@@ -37,7 +40,10 @@ impl Database {
             .application_name("sluice")
             .options([("search_path", "sluice"), ("synchronous_commit", "on")])
             .disable_statement_logging();
-        let database = Database { options };
+        let database = Database {
+            options,
+            history: Arc::default(),
+        };
         let mut conn = database.connect().await?;
         schema::migrate(&mut conn).await?;
         Ok(database)
@@ -49,7 +55,14 @@ impl Database {
     }
 
     pub(crate) async fn try_connect(&self) -> sqlx::Result<PgConnection> {
-        self.options.connect().await
+        let mut conn = self.options.connect().await?;
+        self.history.check(&mut conn).await?;
+        Ok(conn)
+    }
+
+    /// What was seen of this database; every connection is compared with it before it is used.
+    pub fn history(&self) -> &Arc<History> {
+        &self.history
     }
 
     /// A stock of connections, made when they are needed.
@@ -58,6 +71,13 @@ impl Database {
             .max_connections(connections)
             .test_before_acquire(false)
             .acquire_timeout(Duration::from_secs(10))
+            .after_connect({
+                let history = self.history.clone();
+                move |conn, _| {
+                    let history = history.clone();
+                    Box::pin(async move { history.check(conn).await })
+                }
+            })
             .connect_lazy_with(self.options.clone())
     }
 }

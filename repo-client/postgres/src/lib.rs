@@ -5,7 +5,11 @@
 
 mod database;
 mod error;
+mod history;
 mod registry;
 mod schema;
+pub mod server;
 
 pub use database::Database;
+pub use history::History;
+pub use registry::{PostgresRegistry, RegistryOptions};

@@ -7,7 +7,10 @@ use sqlx::{Connection, PgConnection};
 use crate::error::db;
 
 /// Steps from each schema version to the next; the number of the version is the number of steps done.
-const STEPS: &[&str] = &[include_str!("../migrations/0001_cluster.sql")];
+const STEPS: &[&str] = &[
+    include_str!("../migrations/0001_cluster.sql"),
+    include_str!("../migrations/0002_registry.sql"),
+];
 
 /// Held while the schema is looked at or changed, so that nodes that start together do not do it twice.
 const MIGRATION_LOCK: i64 = 0x736c_7569_6365;

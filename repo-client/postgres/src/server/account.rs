@@ -69,7 +69,8 @@ mod tests {
 
     #[test]
     fn an_account_is_found_by_its_whole_name_and_root_is_none() {
-        let passwd = "root:x:0:0::/root:/bin/sh\npostgresql:x:9:9::/:/x\npostgres:x:101:104:P:/v:/b\n";
+        let passwd =
+            "root:x:0:0::/root:/bin/sh\npostgresql:x:9:9::/:/x\npostgres:x:101:104:P:/v:/b\n";
         let account = Account::of(passwd, "postgres").unwrap();
         assert_eq!((account.uid, account.gid), (101, 104));
         assert!(Account::of(passwd, "root").is_none());

@@ -12,6 +12,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use account::Account;
@@ -82,6 +83,22 @@ impl PostgresServer {
         let mut server = PostgresServer::create(&folder, Durability::Process)?;
         server.scratch = Some(folder);
         server.start()?;
+        Ok(server)
+    }
+
+    /// A temporary server that all tests of a process share as long as one of them uses it: each makes its own
+    /// [`Self::database`].
+    ///
+    /// # Errors
+    /// As [`Self::temporary`].
+    pub fn shared() -> Result<Arc<PostgresServer>> {
+        static SHARED: Mutex<Weak<PostgresServer>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(server) = shared.upgrade() {
+            return Ok(server);
+        }
+        let server = Arc::new(PostgresServer::temporary()?);
+        *shared = Arc::downgrade(&server);
         Ok(server)
     }
 

@@ -1,0 +1,464 @@
+//! Members: their lives from joining to leaving or being fenced.
+
+use sluice_lockmgr::{
+    ClusterIdentity, FenceOutcome, Heartbeat, JoinRequest, Joined, Member, MemberEpoch, MemberId,
+    MemberList, MemberRecord, MemberState, PastMember, PastReason, RegistryError, RegistryTime,
+};
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
+
+use super::stock::commit;
+use super::{PostgresRegistry, Result, big, count, hints, life, number, small, told, unsigned};
+
+/// Held by whoever joins, so that names get their numbers one after the other.
+const JOIN_LOCK: i64 = 0x4a6f_696e;
+/// Numbers of nodes are used in 16 bits.
+const MEMBERS_MAX: i32 = 65_535;
+
+/// Why a member may be fenced.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Proof {
+    /// Its lease still ends then, and that is past.
+    Expired(RegistryTime),
+    /// Its life lock is free.
+    LifeLock,
+}
+
+/// A row of `node_session`, as far as fencing looks at it.
+struct Session {
+    member: Member,
+    name: String,
+    addr: String,
+    expires: RegistryTime,
+    fresh: bool,
+}
+
+impl PostgresRegistry {
+    pub(super) async fn identity_of(&self, propose: &ClusterIdentity) -> Result<ClusterIdentity> {
+        let mut lent = self.stock.lend().await?;
+        sqlx::query(
+            "INSERT INTO cluster_identity(id, secret_proof, schema) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+        )
+        .bind(propose.id.as_slice())
+        .bind(propose.secret_proof.as_slice())
+        .bind(small(propose.schema))
+        .execute(&mut lent.conn)
+        .await
+        .map_err(told)?;
+        let row = sqlx::query("SELECT id, secret_proof, schema FROM cluster_identity")
+            .fetch_one(&mut lent.conn)
+            .await
+            .map_err(told)?;
+        lent.give_back();
+        let unreadable = |_| RegistryError::WrongCluster("its identity can't be read".into());
+        let id: Vec<u8> = row.try_get(0).map_err(told)?;
+        let proof: Vec<u8> = row.try_get(1).map_err(told)?;
+        Ok(ClusterIdentity {
+            id: id.try_into().map_err(unreadable)?,
+            secret_proof: proof.try_into().map_err(unreadable)?,
+            schema: number(row.try_get(2).map_err(told)?),
+        })
+    }
+
+    pub(super) async fn make_member(&self, request: &JoinRequest) -> Result<Joined> {
+        let mut lent = self.stock.lend().await?;
+        let epoch: i64 = sqlx::query_scalar(
+            "UPDATE cluster_state SET value = value + 1 WHERE key = 'epoch' RETURNING value",
+        )
+        .fetch_one(&mut lent.conn)
+        .await
+        .map_err(told)?;
+        let epoch = MemberEpoch(unsigned(epoch));
+        let life = life::take(&self.database, epoch).await?;
+        let mut tx = lent.begin().await?;
+        sqlx::query("SELECT pg_advisory_xact_lock($1)")
+            .bind(JOIN_LOCK)
+            .execute(&mut *tx)
+            .await
+            .map_err(told)?;
+        let id = number_of(&mut tx, &request.name).await?;
+        let member = Member {
+            id: MemberId(number(id)),
+            epoch,
+        };
+        replace_older(&mut tx, member).await?;
+        sqlx::query(
+            "INSERT INTO node_session(member, epoch, name, addr, version, state, expires_at) \
+             VALUES ($1, $2, $3, $4, $5, $6, clock_timestamp() + $7)",
+        )
+        .bind(id)
+        .bind(big(epoch.0))
+        .bind(&request.name)
+        .bind(&request.advertise)
+        .bind(&request.version)
+        .bind(state_code(MemberState::Joining))
+        .bind(self.lease())
+        .execute(&mut *tx)
+        .await
+        .map_err(told)?;
+        let transaction = count(&mut tx, "members").await?;
+        commit(tx).await?;
+        self.database.history().committed(transaction);
+        hints::tell_members(&mut lent.conn).await;
+        lent.give_back();
+        Ok(Joined {
+            member,
+            life: Box::new(life),
+        })
+    }
+
+    fn lease(&self) -> sqlx::postgres::types::PgInterval {
+        sqlx::postgres::types::PgInterval {
+            months: 0,
+            days: 0,
+            microseconds: i64::try_from(self.options.lease.as_micros()).unwrap_or(i64::MAX),
+        }
+    }
+
+    pub(super) async fn prolong(&self, me: Member) -> Result<Heartbeat> {
+        let before = self.database.history().mark();
+        let mut lent = self.stock.lend().await?;
+        // Touches no indexed column and no key: it passes commits that hold the row, and leaves no work to the indexes.
+        let row = sqlx::query(
+            "UPDATE node_session SET expires_at = clock_timestamp() + $3 WHERE member = $1 AND epoch = $2 \
+             RETURNING (SELECT value FROM cluster_state WHERE key = 'members'), \
+               (SELECT value FROM cluster_state WHERE key = 'shards'), pg_current_xact_id()::text::bigint",
+        )
+        .bind(small(me.id.0))
+        .bind(big(me.epoch.0))
+        .bind(self.lease())
+        .fetch_optional(&mut lent.conn)
+        .await
+        .map_err(told)?;
+        lent.give_back();
+        let row = row.ok_or(RegistryError::Fenced)?;
+        let (members, shards) = (row.try_get(0).map_err(told)?, row.try_get(1).map_err(told)?);
+        let history = self.database.history();
+        if !history.counters(&before, members, shards) {
+            return Err(RegistryError::HistoryLost(
+                history.lost().unwrap_or_default(),
+            ));
+        }
+        history.committed(row.try_get(2).map_err(told)?);
+        Ok(Heartbeat {
+            members: unsigned(members),
+            shards: unsigned(shards),
+        })
+    }
+
+    pub(super) async fn list_members(&self) -> Result<MemberList> {
+        let mut lent = self.stock.lend().await?;
+        let rows = sqlx::query(
+            "SELECT c.value, n.member, n.epoch, n.name, n.addr, n.version, n.state, \
+               (extract(epoch FROM n.expires_at) * 1000000)::bigint \
+             FROM cluster_state c LEFT JOIN node_session n ON true WHERE c.key = 'members' \
+             ORDER BY n.member, n.epoch",
+        )
+        .fetch_all(&mut lent.conn)
+        .await
+        .map_err(told)?;
+        lent.give_back();
+        let mut list = MemberList::default();
+        for row in &rows {
+            list.version = unsigned(row.try_get(0).map_err(told)?);
+            if row.try_get::<Option<i32>, _>(1).map_err(told)?.is_some() {
+                list.members.push(record(row).map_err(told)?);
+            }
+        }
+        Ok(list)
+    }
+
+    pub(super) async fn list_past(&self, limit: u32) -> Result<Vec<PastMember>> {
+        let mut lent = self.stock.lend().await?;
+        let rows = sqlx::query(
+            "SELECT member, epoch, name, addr, (extract(epoch FROM at) * 1000000)::bigint, why, by_member \
+             FROM past_member ORDER BY at DESC, epoch DESC LIMIT $1",
+        )
+        .bind(i64::from(limit))
+        .fetch_all(&mut lent.conn)
+        .await
+        .map_err(told)?;
+        lent.give_back();
+        rows.iter().map(|row| past(row).map_err(told)).collect()
+    }
+
+    pub(super) async fn fence(
+        &self,
+        me: Member,
+        victim: Member,
+        proof: Proof,
+    ) -> Result<FenceOutcome> {
+        let mut lent = self.stock.lend().await?;
+        let mut tx = lent.begin().await?;
+        let (mut mine, mut theirs) = (None, None);
+        let mut both = [me, victim];
+        both.sort_unstable();
+        for member in both {
+            if member == me {
+                mine = row_of(&mut tx, member, Lock::KeyShare).await?;
+            } else {
+                theirs = row_of(&mut tx, member, Lock::Update).await?;
+            }
+        }
+        // Without a lease of its own nobody judges others.
+        if !mine.is_some_and(|row| row.fresh) {
+            return Err(RegistryError::Fenced);
+        }
+        let Some(row) = theirs else {
+            return Ok(FenceOutcome::Gone);
+        };
+        let why = match proof {
+            Proof::Expired(seen) if row.fresh || row.expires != seen => {
+                return Ok(FenceOutcome::Alive);
+            }
+            Proof::Expired(_) => PastReason::Expired,
+            Proof::LifeLock if !try_life(&mut tx, victim.epoch).await? => {
+                return Ok(FenceOutcome::Alive);
+            }
+            Proof::LifeLock => PastReason::Dead,
+        };
+        remove(&mut tx, &row, why, me.id).await?;
+        let transaction = count(&mut tx, "members").await?;
+        commit(tx).await?;
+        self.database.history().committed(transaction);
+        hints::tell_members(&mut lent.conn).await;
+        lent.give_back();
+        Ok(FenceOutcome::Fenced)
+    }
+
+    pub(super) async fn end(&self, me: Member) -> Result<()> {
+        let mut lent = self.stock.lend().await?;
+        let mut tx = lent.begin().await?;
+        if let Some(row) = row_of(&mut tx, me, Lock::Update).await? {
+            remove(&mut tx, &row, PastReason::Left, me.id).await?;
+            let transaction = count(&mut tx, "members").await?;
+            commit(tx).await?;
+            self.database.history().committed(transaction);
+            hints::tell_members(&mut lent.conn).await;
+        } else {
+            commit(tx).await?;
+        }
+        lent.give_back();
+        Ok(())
+    }
+
+    pub(super) async fn change_state(
+        &self,
+        me: Member,
+        member: Member,
+        state: MemberState,
+    ) -> Result<()> {
+        let mut lent = self.stock.lend().await?;
+        let mut tx = lent.begin().await?;
+        let mut both = vec![me, member];
+        both.sort_unstable();
+        both.dedup();
+        for row in both {
+            match row_of(&mut tx, row, Lock::KeyShare).await? {
+                Some(_) => {}
+                None if row == me => return Err(RegistryError::Fenced),
+                None => return Err(RegistryError::Refused(format!("{row} is no member"))),
+            }
+        }
+        sqlx::query("UPDATE node_session SET state = $3 WHERE member = $1 AND epoch = $2")
+            .bind(small(member.id.0))
+            .bind(big(member.epoch.0))
+            .bind(state_code(state))
+            .execute(&mut *tx)
+            .await
+            .map_err(told)?;
+        let transaction = count(&mut tx, "members").await?;
+        commit(tx).await?;
+        self.database.history().committed(transaction);
+        hints::tell_members(&mut lent.conn).await;
+        lent.give_back();
+        Ok(())
+    }
+}
+
+/// The number of a node name; a new one for a new name.
+async fn number_of(conn: &mut PgConnection, name: &str) -> Result<i32> {
+    let known: Option<i32> = sqlx::query_scalar("SELECT member FROM node_name WHERE name = $1")
+        .bind(name)
+        .fetch_optional(&mut *conn)
+        .await
+        .map_err(told)?;
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    let fresh: i32 = sqlx::query_scalar(
+        "INSERT INTO node_name(name, member) SELECT $1, coalesce(max(member), 0) + 1 FROM node_name RETURNING member",
+    )
+    .bind(name)
+    .fetch_one(conn)
+    .await
+    .map_err(told)?;
+    if fresh > MEMBERS_MAX {
+        return Err(RegistryError::Refused(
+            "65535 node names have been used; reuse one of them".into(),
+        ));
+    }
+    Ok(fresh)
+}
+
+/// Fences older incarnations of the joining node, unless one of them lives.
+async fn replace_older(conn: &mut PgConnection, member: Member) -> Result<()> {
+    let older: Vec<i64> =
+        sqlx::query_scalar("SELECT epoch FROM node_session WHERE member = $1 ORDER BY epoch")
+            .bind(small(member.id.0))
+            .fetch_all(&mut *conn)
+            .await
+            .map_err(told)?;
+    for epoch in older {
+        let old = Member {
+            id: member.id,
+            epoch: MemberEpoch(unsigned(epoch)),
+        };
+        let Some(row) = row_of(conn, old, Lock::Update).await? else {
+            continue;
+        };
+        if row.fresh && !try_life(conn, old.epoch).await? {
+            return Err(RegistryError::NameTaken {
+                advertise: row.addr,
+            });
+        }
+        remove(conn, &row, PastReason::Replaced, member.id).await?;
+    }
+    Ok(())
+}
+
+/// Whether nobody holds an incarnation's life lock (then this transaction does).
+async fn try_life(conn: &mut PgConnection, epoch: MemberEpoch) -> Result<bool> {
+    sqlx::query_scalar("SELECT pg_try_advisory_xact_lock($1)")
+        .bind(life::key(epoch))
+        .fetch_one(conn)
+        .await
+        .map_err(told)
+}
+
+/// How a member's row is taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lock {
+    /// It stays; renewals pass.
+    KeyShare,
+    /// It is about to go: waits for everybody who relies on it.
+    Update,
+}
+
+async fn row_of(conn: &mut PgConnection, member: Member, lock: Lock) -> Result<Option<Session>> {
+    let statement = match lock {
+        Lock::KeyShare => {
+            "SELECT name, addr, (extract(epoch FROM expires_at) * 1000000)::bigint, expires_at > clock_timestamp() \
+             FROM node_session WHERE member = $1 AND epoch = $2 FOR KEY SHARE"
+        }
+        Lock::Update => {
+            "SELECT name, addr, (extract(epoch FROM expires_at) * 1000000)::bigint, expires_at > clock_timestamp() \
+             FROM node_session WHERE member = $1 AND epoch = $2 FOR UPDATE"
+        }
+    };
+    let row = sqlx::query(statement)
+        .bind(small(member.id.0))
+        .bind(big(member.epoch.0))
+        .fetch_optional(conn)
+        .await
+        .map_err(told)?;
+    row.map(|row| {
+        Ok(Session {
+            member,
+            name: row.try_get(0)?,
+            addr: row.try_get(1)?,
+            expires: RegistryTime(row.try_get(2)?),
+            fresh: row.try_get(3)?,
+        })
+    })
+    .transpose()
+    .map_err(told)
+}
+
+/// Ends a life whose row is locked; its mail goes too.
+async fn remove(
+    conn: &mut PgConnection,
+    row: &Session,
+    why: PastReason,
+    by: MemberId,
+) -> Result<()> {
+    let (member, epoch) = (small(row.member.id.0), big(row.member.epoch.0));
+    for statement in [
+        "DELETE FROM node_session WHERE member = $1 AND epoch = $2",
+        "DELETE FROM peer_mailbox WHERE to_member = $1 AND to_epoch = $2",
+    ] {
+        sqlx::query(statement)
+            .bind(member)
+            .bind(epoch)
+            .execute(&mut *conn)
+            .await
+            .map_err(told)?;
+    }
+    sqlx::query(
+        "INSERT INTO past_member(member, epoch, name, addr, why, by_member) VALUES ($1, $2, $3, $4, $5, $6)",
+    )
+    .bind(member)
+    .bind(epoch)
+    .bind(&row.name)
+    .bind(&row.addr)
+    .bind(why_code(why))
+    .bind(small(by.0))
+    .execute(conn)
+    .await
+    .map(drop)
+    .map_err(told)
+}
+
+fn record(row: &PgRow) -> std::result::Result<MemberRecord, sqlx::Error> {
+    Ok(MemberRecord {
+        member: Member {
+            id: MemberId(number(row.try_get(1)?)),
+            epoch: MemberEpoch(unsigned(row.try_get(2)?)),
+        },
+        name: row.try_get(3)?,
+        advertise: row.try_get(4)?,
+        version: row.try_get(5)?,
+        state: match row.try_get::<i16, _>(6)? {
+            0 => MemberState::Joining,
+            1 => MemberState::Live,
+            _ => MemberState::Draining,
+        },
+        expires: RegistryTime(row.try_get(7)?),
+    })
+}
+
+fn past(row: &PgRow) -> std::result::Result<PastMember, sqlx::Error> {
+    Ok(PastMember {
+        member: Member {
+            id: MemberId(number(row.try_get(0)?)),
+            epoch: MemberEpoch(unsigned(row.try_get(1)?)),
+        },
+        name: row.try_get(2)?,
+        advertise: row.try_get(3)?,
+        at: RegistryTime(row.try_get(4)?),
+        why: match row.try_get::<i16, _>(5)? {
+            0 => PastReason::Left,
+            1 => PastReason::Expired,
+            2 => PastReason::Dead,
+            _ => PastReason::Replaced,
+        },
+        by: MemberId(number(row.try_get(6)?)),
+    })
+}
+
+fn state_code(state: MemberState) -> i16 {
+    match state {
+        MemberState::Joining => 0,
+        MemberState::Live => 1,
+        MemberState::Draining => 2,
+    }
+}
+
+fn why_code(why: PastReason) -> i16 {
+    match why {
+        PastReason::Left => 0,
+        PastReason::Expired => 1,
+        PastReason::Dead => 2,
+        PastReason::Replaced => 3,
+    }
+}

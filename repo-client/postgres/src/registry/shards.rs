@@ -1,0 +1,207 @@
+//! Owners of the lock shards, and the forced fence of one document. The epoch of a shard is part of its key: raising it waits
+//! for commits that hold the row, and none under the old epoch comes after it.
+
+use sluice_lockmgr::{
+    FENCE_FORCED_BITS, Member, MemberEpoch, MemberId, RegistryError, ShardEpoch, ShardId, ShardMap,
+    shard_of,
+};
+use sqlx::{PgConnection, Row};
+
+use super::stock::commit;
+use super::{PostgresRegistry, Result, big, count, hints, number, own_row, small, told, unsigned};
+
+impl PostgresRegistry {
+    pub(super) async fn read_shards(&self) -> Result<ShardMap> {
+        let mut lent = self.stock.lend().await?;
+        // One statement is one moment: the version belongs to these owners.
+        let rows = sqlx::query(
+            "SELECT c.value, s.shard, s.epoch, s.owner, s.owner_epoch \
+             FROM cluster_state c CROSS JOIN lock_shard s WHERE c.key = 'shards'",
+        )
+        .fetch_all(&mut lent.conn)
+        .await
+        .map_err(told)?;
+        lent.give_back();
+        let mut map = ShardMap::default();
+        for row in &rows {
+            map.version = unsigned(row.try_get(0).map_err(told)?);
+            let shard = usize::try_from(row.try_get::<i32, _>(1).map_err(told)?);
+            let Some(entry) = shard.ok().and_then(|shard| map.owners.get_mut(shard)) else {
+                return Err(RegistryError::Refused("a shard number out of range".into()));
+            };
+            entry.epoch = ShardEpoch(unsigned(row.try_get(2).map_err(told)?));
+            let owner: Option<i32> = row.try_get(3).map_err(told)?;
+            let epoch: Option<i64> = row.try_get(4).map_err(told)?;
+            entry.owner = owner.zip(epoch).map(|(owner, epoch)| Member {
+                id: MemberId(number(owner)),
+                epoch: MemberEpoch(unsigned(epoch)),
+            });
+        }
+        Ok(map)
+    }
+
+    pub(super) async fn take_over(
+        &self,
+        me: Member,
+        shards: &[(ShardId, ShardEpoch)],
+    ) -> Result<Vec<(ShardId, ShardEpoch)>> {
+        let mut lent = self.stock.lend().await?;
+        let mut tx = lent.begin().await?;
+        own_row(&mut tx, me).await?;
+        lock_rows(&mut tx, shards).await?;
+        // A member that is none now never becomes one again, so reading its row without a lock is enough.
+        let taken = sqlx::query(
+            "UPDATE lock_shard s SET owner = $1, owner_epoch = $2, epoch = s.epoch + 1 \
+             FROM unnest($3::int[], $4::bigint[]) AS w(shard, epoch) \
+             WHERE s.shard = w.shard AND s.epoch = w.epoch AND NOT EXISTS ( \
+               SELECT 1 FROM node_session n WHERE n.member = s.owner AND n.epoch = s.owner_epoch) \
+             RETURNING s.shard, s.epoch",
+        )
+        .bind(small(me.id.0))
+        .bind(big(me.epoch.0))
+        .bind(numbers(shards))
+        .bind(epochs(shards))
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(told)?;
+        let transaction = count_changes(&mut tx, &taken).await?;
+        commit(tx).await?;
+        self.changed(&mut lent.conn, transaction).await;
+        lent.give_back();
+        moved(&taken)
+    }
+
+    pub(super) async fn give(
+        &self,
+        me: Member,
+        to: Member,
+        shards: &[(ShardId, ShardEpoch)],
+    ) -> Result<Vec<(ShardId, ShardEpoch)>> {
+        let mut lent = self.stock.lend().await?;
+        let mut tx = lent.begin().await?;
+        let mut receiver = true;
+        let mut both = [me, to];
+        both.sort_unstable();
+        for member in both {
+            match own_row(&mut tx, member).await {
+                Err(RegistryError::Fenced) if member != me => receiver = false,
+                other => other?,
+            }
+        }
+        if !receiver {
+            return Ok(Vec::new());
+        }
+        lock_rows(&mut tx, shards).await?;
+        let given = sqlx::query(
+            "UPDATE lock_shard s SET owner = $5, owner_epoch = $6, epoch = s.epoch + 1 \
+             FROM unnest($3::int[], $4::bigint[]) AS w(shard, epoch) \
+             WHERE s.shard = w.shard AND s.epoch = w.epoch AND s.owner = $1 AND s.owner_epoch = $2 \
+             RETURNING s.shard, s.epoch",
+        )
+        .bind(small(me.id.0))
+        .bind(big(me.epoch.0))
+        .bind(numbers(shards))
+        .bind(epochs(shards))
+        .bind(small(to.id.0))
+        .bind(big(to.epoch.0))
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(told)?;
+        let transaction = count_changes(&mut tx, &given).await?;
+        commit(tx).await?;
+        self.changed(&mut lent.conn, transaction).await;
+        lent.give_back();
+        moved(&given)
+    }
+
+    pub(super) async fn raise_fence(
+        &self,
+        me: Member,
+        document: u64,
+        epoch: ShardEpoch,
+    ) -> Result<u64> {
+        let mut lent = self.stock.lend().await?;
+        let mut tx = lent.begin().await?;
+        own_row(&mut tx, me).await?;
+        let owns = sqlx::query(
+            "SELECT 1 FROM lock_shard WHERE shard = $1 AND epoch = $2 AND owner = $3 AND owner_epoch = $4 \
+             FOR KEY SHARE",
+        )
+        .bind(i32::from(shard_of(document).0))
+        .bind(big(epoch.0))
+        .bind(small(me.id.0))
+        .bind(big(me.epoch.0))
+        .fetch_optional(&mut *tx)
+        .await
+        .map_err(told)?;
+        if owns.is_none() {
+            return Err(RegistryError::Refused(
+                "the document's shard has another owner by now".into(),
+            ));
+        }
+        // Commits change the same row, so that each is wholly before or after this.
+        let fence: Option<i64> = sqlx::query_scalar(
+            "UPDATE content SET fence = greatest(fence, $2) + 1 WHERE id = $1 RETURNING fence",
+        )
+        .bind(big(document))
+        .bind(big(epoch.0 << FENCE_FORCED_BITS))
+        .fetch_optional(&mut *tx)
+        .await
+        .map_err(told)?;
+        commit(tx).await?;
+        lent.give_back();
+        fence
+            .map(unsigned)
+            .ok_or_else(|| RegistryError::Refused(format!("there is no document {document}")))
+    }
+
+    /// After a committed change of owners: remembers it and tells the others.
+    async fn changed(&self, conn: &mut PgConnection, transaction: Option<i64>) {
+        if let Some(transaction) = transaction {
+            self.database.history().committed(transaction);
+            hints::tell_members(conn).await;
+        }
+    }
+}
+
+/// Takes the rows in one order, so that two nodes that take over at once wait for each other instead of standing crosswise.
+async fn lock_rows(conn: &mut PgConnection, shards: &[(ShardId, ShardEpoch)]) -> Result<()> {
+    sqlx::query(
+        "SELECT count(*) FROM (SELECT 1 FROM lock_shard WHERE shard = ANY($1) ORDER BY shard FOR UPDATE) AS locked",
+    )
+    .bind(numbers(shards))
+    .execute(conn)
+    .await
+    .map(drop)
+    .map_err(told)
+}
+
+async fn count_changes(
+    conn: &mut PgConnection,
+    rows: &[sqlx::postgres::PgRow],
+) -> Result<Option<i64>> {
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    count(conn, "shards").await.map(Some)
+}
+
+fn numbers(shards: &[(ShardId, ShardEpoch)]) -> Vec<i32> {
+    shards.iter().map(|(shard, _)| i32::from(shard.0)).collect()
+}
+
+fn epochs(shards: &[(ShardId, ShardEpoch)]) -> Vec<i64> {
+    shards.iter().map(|(_, epoch)| big(epoch.0)).collect()
+}
+
+fn moved(rows: &[sqlx::postgres::PgRow]) -> Result<Vec<(ShardId, ShardEpoch)>> {
+    rows.iter()
+        .map(|row| {
+            let shard: i32 = row.try_get(0).map_err(told)?;
+            let epoch: i64 = row.try_get(1).map_err(told)?;
+            let shard = u16::try_from(shard)
+                .map_err(|_| RegistryError::Refused("a shard number out of range".into()))?;
+            Ok((ShardId(shard), ShardEpoch(unsigned(epoch))))
+        })
+        .collect()
+}
