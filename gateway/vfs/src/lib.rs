@@ -8,6 +8,8 @@
 mod accounts;
 mod admin;
 mod error;
+mod fence;
+mod host;
 mod identity;
 mod listener;
 mod listing;

@@ -11,6 +11,7 @@ use sluice_repo::{ContentId, NodeId};
 
 use crate::error::{Conflict, ConflictKind, HolderInfo, VfsError};
 use crate::identity::{Caller, Protocol};
+use crate::listing::unix_ms;
 use crate::policy::{OnConflict, WritePolicy};
 use crate::request::{AccessMask, ShareMode};
 use crate::tree::Tree;
@@ -62,6 +63,12 @@ pub(crate) fn name_resource(dir: NodeId, name: &str) -> lm::ResourceId {
     }
     hash ^= hash >> 29;
     lm::ResourceId::main(hash | 1 << 63)
+}
+
+/// What stands for the turn of a node among those that change one document at once.
+pub(crate) fn turn_document(node: NodeId) -> u64 {
+    let hash = node.0.wrapping_mul(0xd6e8_feb8_6659_fd93);
+    (hash ^ hash >> 32) | 1 << 63
 }
 
 /// The part of an access mask that meets share modes.
@@ -250,6 +257,24 @@ impl Inner {
                 path: path.to_owned(),
                 rule: rule.map(str::to_owned),
                 since_unix_ms: since,
+            }),
+        }
+    }
+
+    /// The node itself, where it takes a right for what it does among the nodes.
+    pub(crate) fn own_actor(&self) -> lm::Actor {
+        lm::Actor {
+            protocol: lm::Protocol::Admin,
+            client: lm::ClientId(0),
+            holder: Arc::new(lm::Holder {
+                protocol: lm::Protocol::Admin,
+                user: String::new(),
+                address: String::new(),
+                client_name: String::new(),
+                node: self.node.to_string(),
+                path: String::new(),
+                rule: None,
+                since_unix_ms: unix_ms(),
             }),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::accounts::LoginGuard;
 use crate::error::VfsError;
+use crate::host::Host;
 use crate::identity::{Caller, Client, ClientTable};
 use crate::lock_bridge::{ActorCache, ack_error, main};
 use crate::metrics::Metrics;
@@ -81,6 +82,9 @@ pub(crate) struct Inner {
     pub(crate) logins: LoginGuard,
     /// Documents without a name that somebody still has open.
     orphans: Mutex<HashSet<NodeId>>,
+    /// The node may not act for now; who waits for it to end waits on `thaw`.
+    pub(crate) frozen: AtomicBool,
+    pub(crate) thaw: tokio::sync::Notify,
     verifier: AtomicU64,
     server_guid: [u8; 16],
     handle_key: [u8; 32],
@@ -126,10 +130,13 @@ impl Vfs {
             watches: WatchHub::default(),
             logins: LoginGuard::default(),
             orphans: Mutex::default(),
+            frozen: AtomicBool::new(false),
+            thaw: tokio::sync::Notify::new(),
             verifier: AtomicU64::new(verifier),
             server_guid,
             handle_key,
         });
+        inner.locks.attach(Arc::new(Host(Arc::downgrade(&inner))));
         let (locks, stop) = (inner.locks.clone(), inner.stopping.clone());
         inner.runtime.spawn(async move {
             tokio::select! {

@@ -115,10 +115,8 @@ impl Open {
                 node,
                 stream: stream.stream,
             };
-            if let Some(working) = self.state.inner.working.peek(id)
-                && let Ok(content) = working.content()
-            {
-                stream.size = content.len();
+            if let Some(working) = self.state.inner.working.peek(id) {
+                stream.size = self.state.inner.length(&working).await?;
                 stream.allocated = stream.size.next_multiple_of(4096);
             }
         }

@@ -6,6 +6,7 @@ use crate::error::VfsError;
 use crate::identity::Protocol;
 use crate::open::OpenState;
 use crate::request::OpenRequest;
+use crate::working::Change;
 
 impl OpenState {
     /// Empties the content for an open that overwrites, with the attributes that go with it (MS-FSA 2.1.5.1.2.1).
@@ -17,11 +18,7 @@ impl OpenState {
         let Some(working) = &self.working else {
             return Ok(());
         };
-        let content = working.content()?;
-        if !content.is_empty() {
-            content.set_len(0).await?;
-            self.wrote(working);
-        }
+        self.change(working, Change::SetLen(0)).await?;
         if self.content.stream != 0 || self.tree.caller().client.protocol != Protocol::Smb {
             return Ok(());
         }

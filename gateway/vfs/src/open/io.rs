@@ -13,7 +13,7 @@ use crate::lock_bridge::denied;
 use crate::open::filter;
 use crate::open::{Open, OpenState, ReadData, Stability};
 use crate::request::AccessMask;
-use crate::working::Working;
+use crate::working::{Change, Changed, Working};
 
 const WRITES: u32 = AccessMask::WRITE_DATA | AccessMask::APPEND_DATA;
 /// Server-side copies go in pieces of this size.
@@ -26,7 +26,7 @@ impl Open {
         let working = state.bytes(AccessMask::READ_DATA | AccessMask::EXECUTE)?;
         let range = lm::ByteRange::clamped(offset, u64::from(length));
         state.pass(lm::IoKind::Read(range)).await?;
-        let data = read_working(working, offset, length).await?;
+        let data = state.inner.read_working(working, offset, length).await?;
         let protocol = self.caller().client.protocol;
         state.inner.metrics.reads.add(protocol, 1);
         state
@@ -44,20 +44,26 @@ impl Open {
         data: Bytes,
         stability: Stability,
     ) -> Result<(), VfsError> {
-        let working = self.state.bytes(WRITES)?;
-        if !self.access().has(AccessMask::WRITE_DATA) && offset < working.content()?.len() {
+        let state = &self.state;
+        let working = state.bytes(WRITES)?;
+        if !self.access().has(AccessMask::WRITE_DATA)
+            && offset < state.inner.length(working).await?
+        {
             return Err(VfsError::AccessDenied);
         }
-        self.state.write(working, offset, data, stability).await
+        let change = Change::Write(offset, data);
+        state.write(working, offset, change, stability).await?;
+        Ok(())
     }
 
     /// Appends atomically with regard to other appends; returns the offset at which the data went.
     pub async fn append(&self, data: Bytes, stability: Stability) -> Result<u64, VfsError> {
-        let working = self.state.bytes(WRITES)?;
-        let _turn = working.appending.lock().await;
-        let offset = working.content()?.len();
-        self.state.write(working, offset, data, stability).await?;
-        Ok(offset)
+        let state = &self.state;
+        let working = state.bytes(WRITES)?;
+        let end = state.inner.length(working).await?;
+        let change = Change::Append(data);
+        let changed = state.write(working, end, change, stability).await?;
+        Ok(changed.offset)
     }
 
     /// Sets the length: truncates or extends with zeros.
@@ -67,47 +73,44 @@ impl Open {
         if size > DOCUMENT_BYTES_MAX {
             return Err(VfsError::TooLarge);
         }
-        let content = working.content()?;
-        let from = content.len().min(size);
+        let from = state.inner.length(working).await?.min(size);
         state
             .pass(lm::IoKind::SetSize(lm::ByteRange::to_end(from)))
             .await?;
-        if content.len() != size {
-            content.set_len(size).await?;
-            state.wrote(working);
-            state.changed(filter::SIZE);
+        if state.change(working, Change::SetLen(size)).await?.any {
+            state.told(filter::SIZE);
         }
         state.settle(working, Stability::Unstable).await
     }
 
     /// Reserves `allocation` bytes; below the length it truncates (MS-FSA 2.1.5.14.1).
     pub async fn set_allocation(&self, allocation: u64) -> Result<(), VfsError> {
-        let working = self.state.bytes(AccessMask::WRITE_DATA)?;
+        let state = &self.state;
+        let working = state.bytes(AccessMask::WRITE_DATA)?;
         if allocation > DOCUMENT_BYTES_MAX {
             return Err(VfsError::NoSpace);
         }
-        if allocation < working.content()?.len() {
+        if allocation < state.inner.length(working).await? {
             return self.set_size(allocation).await;
         }
         // Nothing changes, but who caches must hear of it (MS-FSA 2.1.5.14.1).
         let tail = lm::ByteRange::to_end(allocation);
-        self.state.pass(lm::IoKind::SetSize(tail)).await
+        state.pass(lm::IoKind::SetSize(tail)).await
     }
 
     /// Makes `[offset, offset + length)` zeros without changing the length (FSCTL_SET_ZERO_DATA).
     pub async fn zero_range(&self, offset: u64, length: u64) -> Result<(), VfsError> {
         let state = &self.state;
         let working = state.bytes(AccessMask::WRITE_DATA)?;
-        let content = working.content()?;
-        let length = length.min(content.len().saturating_sub(offset));
+        let left = state.inner.length(working).await?.saturating_sub(offset);
+        let length = length.min(left);
         if length == 0 {
             return Ok(());
         }
         state
             .pass(lm::IoKind::Write(lm::ByteRange::clamped(offset, length)))
             .await?;
-        content.punch(offset, length).await?;
-        state.wrote(working);
+        state.change(working, Change::Punch(offset, length)).await?;
         state.settle(working, Stability::Unstable).await
     }
 
@@ -118,7 +121,8 @@ impl Open {
         length: u64,
     ) -> Result<Vec<(u64, u64)>, VfsError> {
         let working = self.state.bytes(AccessMask::READ_DATA)?;
-        Ok(working.content()?.allocated_ranges(offset, length))
+        let content = self.state.inner.present(working).await?;
+        Ok(content.allocated_ranges(offset, length))
     }
 
     /// Makes all that was written so far durable: content and metadata.
@@ -207,27 +211,27 @@ impl OpenState {
         self.inner.refused(protocol, denied(denial, range))
     }
 
+    /// Writes bytes, at `offset` or at the end (which is at `offset` as far as is known).
     async fn write(
         &self,
         working: &Arc<Working>,
         offset: u64,
-        data: Bytes,
+        change: Change,
         stability: Stability,
-    ) -> Result<(), VfsError> {
-        let bytes = data.len() as u64;
+    ) -> Result<Changed, VfsError> {
+        let bytes = match &change {
+            Change::Write(_, data) | Change::Append(data) => data.len() as u64,
+            Change::SetLen(_) | Change::Punch(..) => 0,
+        };
         let end = offset.checked_add(bytes).ok_or(VfsError::TooLarge)?;
         if end > DOCUMENT_BYTES_MAX {
             return Err(VfsError::TooLarge);
         }
         let range = lm::ByteRange::clamped(offset, bytes);
         self.pass(lm::IoKind::Write(range)).await?;
-        if bytes > 0 {
-            let content = working.content()?;
-            let grows = end > content.len();
-            // Noted first: bytes that arrive although the call reports a failure are committed like others.
-            self.wrote(working);
-            content.write(offset, data).await?;
-            self.changed(if grows {
+        let changed = self.change(working, change).await?;
+        if changed.any {
+            self.told(if changed.resized {
                 filter::LAST_WRITE | filter::SIZE
             } else {
                 filter::LAST_WRITE
@@ -236,14 +240,22 @@ impl OpenState {
         let protocol = self.tree.caller().client.protocol;
         self.inner.metrics.writes.add(protocol, 1);
         self.inner.metrics.bytes_written.add(protocol, bytes);
-        self.settle(working, stability).await
+        self.settle(working, stability).await?;
+        Ok(changed)
     }
 
-    /// Books a change of the bytes.
-    pub(super) fn wrote(&self, working: &Arc<Working>) {
+    /// Changes the bytes; the lock table was passed.
+    pub(super) async fn change(
+        &self,
+        working: &Arc<Working>,
+        change: Change,
+    ) -> Result<Changed, VfsError> {
+        // Noted first: the close of an open that changed something commits it.
         self.wrote.store(true, Ordering::Release);
         let moves = !self.keeps_times.load(Ordering::Acquire);
-        self.inner.note_write(working, &self.writer, moves);
+        self.inner
+            .change(working, &self.writer, moves, change)
+            .await
     }
 
     /// Keeps the promise of a write.
@@ -254,26 +266,9 @@ impl OpenState {
         Ok(())
     }
 
-    fn changed(&self, bits: u32) {
+    fn told(&self, bits: u32) {
         let stream = self.stream.lock().clone();
         self.inner
             .notify_content(self.content, stream.as_deref(), bits);
     }
-}
-
-/// Reads from a working content and says whether the end was touched.
-pub(crate) async fn read_working(
-    working: &Working,
-    offset: u64,
-    length: u32,
-) -> Result<ReadData, VfsError> {
-    let content = working.content()?;
-    let parts = content.read(offset, length).await?;
-    let len = parts.iter().map(Bytes::len).sum::<usize>();
-    let end = offset.saturating_add(len as u64);
-    Ok(ReadData {
-        parts: parts.into(),
-        len,
-        eof: len < length as usize || end >= content.len(),
-    })
 }

@@ -31,7 +31,6 @@ use crate::tree::Tree;
 use crate::vfs::Inner;
 use crate::working::{Working, Writer};
 
-pub(crate) use io::read_working;
 pub(crate) use start::WRITE_RIGHTS;
 
 /// Identifies an open in the cluster while it lives; never reused.

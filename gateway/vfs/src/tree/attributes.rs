@@ -12,6 +12,7 @@ use crate::open::filter;
 use crate::policy::OnConflict;
 use crate::request::AccessMask;
 use crate::tree::Tree;
+use crate::working::Change;
 
 impl Tree {
     /// Attributes, uncommitted writes included. Fails with [`VfsError::Stale`] for a node that is gone or outside the share.
@@ -39,7 +40,8 @@ impl Tree {
             self.inner().overlay(&mut attributes);
             return Ok(attributes);
         }
-        let len = self.inner().load(content).await?.content()?.len();
+        let working = self.inner().load(content).await?;
+        let len = self.inner().length(&working).await?;
         attributes.size = len;
         attributes.allocated = len.next_multiple_of(4096);
         Ok(attributes)
@@ -124,7 +126,7 @@ impl Tree {
             return self.cut(copy, size).await;
         }
         let working = self.working_of(node.id).await?;
-        let from = working.content()?.len().min(size);
+        let from = self.inner().length(&working).await?.min(size);
         let range = lm::ByteRange::to_end(from);
         match self
             .pass_momentary(node.id, lm::IoKind::SetSize(range), policy)
@@ -142,11 +144,7 @@ impl Tree {
     /// Changes the length; the lock table was passed.
     async fn cut(&self, node: NodeId, size: u64) -> Result<(), VfsError> {
         let working = self.working_of(node).await?;
-        let content = working.content()?;
-        if content.len() != size {
-            self.inner()
-                .note_write(&working, &self.momentary_writer(), true);
-            content.set_len(size).await?;
+        if self.change(&working, Change::SetLen(size)).await?.any {
             self.inner().notify_content(main(node), None, filter::SIZE);
         }
         self.inner().flush(&working).await

@@ -17,6 +17,7 @@ use crate::policy::{OnConflict, WritePolicy};
 use crate::request::NewNode;
 use crate::tree::Tree;
 use crate::vfs::now;
+use crate::working::Change;
 
 /// Names tried for one copy.
 const TRIES_MAX: u32 = 100;
@@ -105,18 +106,20 @@ impl Tree {
                 Err(error) => return Err(error),
             };
             let target = self.inner().load(main(made.id)).await?;
-            let content = target.content()?;
             let writer = self.momentary_writer();
             let mut offset = 0;
             loop {
-                let parts = source.content()?.read(offset, PIECE_BYTES).await?;
-                if parts.is_empty() {
+                let data = self
+                    .inner()
+                    .read_working(&source, offset, PIECE_BYTES)
+                    .await?;
+                if data.len == 0 {
                     break;
                 }
-                for part in parts {
+                for part in data.parts {
                     let bytes = part.len() as u64;
-                    self.inner().note_write(&target, &writer, true);
-                    content.write(offset, part).await?;
+                    let change = Change::Write(offset, part);
+                    self.inner().change(&target, &writer, true, change).await?;
                     offset += bytes;
                 }
             }

@@ -9,11 +9,11 @@ use sluice_repo::{Attributes, DOCUMENT_BYTES_MAX, NodeId, NodeKind, WriteSession
 
 use crate::error::VfsError;
 use crate::lock_bridge::{main, on_conflict};
-use crate::open::{ReadData, Stability, filter, read_working};
+use crate::open::{ReadData, Stability, filter};
 use crate::policy::{OnConflict, WritePolicy};
 use crate::request::AccessMask;
 use crate::tree::{Tree, WriteReceipt};
-use crate::working::{Writer, origin};
+use crate::working::{Change, Changed, Working, Writer, origin};
 
 impl Tree {
     /// A momentary read: checked like an open of that moment (NFSv3 READ).
@@ -32,7 +32,7 @@ impl Tree {
         let request = self.io_request(node, lm::IoKind::Read(range), None, &policy);
         self.inner().momentary(request).await?;
         let working = self.inner().load(main(node)).await?;
-        let data = read_working(&working, offset, length).await?;
+        let data = self.inner().read_working(&working, offset, length).await?;
         let protocol = self.caller().client.protocol;
         self.inner().metrics.reads.add(protocol, 1);
         self.inner()
@@ -82,16 +82,14 @@ impl Tree {
                 .await;
         }
         let working = self.inner().load(main(node)).await?;
-        let content = working.content()?;
-        if bytes > 0 {
-            let bits = if end > content.len() {
+        let change = Change::Write(offset, data);
+        let changed = self.change(&working, change).await?;
+        if changed.any {
+            let bits = if changed.resized {
                 filter::LAST_WRITE | filter::SIZE
             } else {
                 filter::LAST_WRITE
             };
-            self.inner()
-                .note_write(&working, &self.momentary_writer(), true);
-            content.write(offset, data).await?;
             self.inner().notify_content(main(node), None, bits);
         }
         let protocol = self.caller().client.protocol;
@@ -121,6 +119,20 @@ impl Tree {
             .places
             .committed(self.caller().client.id, resource);
         Ok(())
+    }
+
+    /// Changes the bytes of a document without an open; the lock table was passed.
+    pub(crate) async fn change(
+        &self,
+        working: &Arc<Working>,
+        change: Change,
+    ) -> Result<Changed, VfsError> {
+        let writer = self.momentary_writer();
+        let changed = self.inner().change(working, &writer, true, change).await?;
+        if changed.shared {
+            self.inner().expose(working.id.node).await;
+        }
+        Ok(changed)
     }
 
     /// A document known by id.
@@ -189,10 +201,7 @@ impl Tree {
     }
 
     /// The shared working content of a document.
-    pub(crate) async fn working_of(
-        &self,
-        node: NodeId,
-    ) -> Result<Arc<crate::working::Working>, VfsError> {
+    pub(crate) async fn working_of(&self, node: NodeId) -> Result<Arc<Working>, VfsError> {
         self.inner().load(main(node)).await
     }
 }

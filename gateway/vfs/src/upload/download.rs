@@ -49,8 +49,7 @@ impl Tree {
                 continue;
             }
             let working = self.inner().load(content).await?;
-            self.inner().flush(&working).await?;
-            let (_, manifest) = working.base();
+            let (_, manifest) = self.inner().committed(&working).await?;
             let mut attributes = self.node_attributes(content).await?;
             attributes.size = manifest.size;
             let protocol = self.caller().client.protocol;

@@ -209,8 +209,7 @@ impl Tree {
     /// The document's content with nothing uncommitted left.
     async fn settled(&self, node: &Attributes) -> Result<(Version, Arc<Manifest>), VfsError> {
         let working = self.working_of(node.id).await?;
-        self.inner().flush(&working).await?;
-        Ok(working.base())
+        self.inner().committed(&working).await
     }
 
     async fn begin(
