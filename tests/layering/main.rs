@@ -39,10 +39,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("sluice-lockmgr", &[]),
     ("sluice-lockmgr-cluster", &["sluice-lockmgr"]),
     ("sluice-repo", &[]),
-    (
-        "sluice-repo-postgres",
-        &["sluice-repo", "sluice-lockmgr"],
-    ),
+    ("sluice-repo-postgres", &["sluice-repo", "sluice-lockmgr"]),
     ("sluice-repo-sqlite", &["sluice-repo"]),
     ("sluice-repo-content", &["sluice-repo"]),
     ("sluice-repo-suite", &["sluice-repo"]),

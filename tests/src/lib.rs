@@ -2,5 +2,6 @@
 //! ports, makes users, calls clients, and stops what it started.
 
 pub mod clients;
+pub mod history;
 pub mod node;
 pub mod tools;
