@@ -296,7 +296,9 @@ impl LockService for LocalLocks {
         Ok(0)
     }
 
-    async fn settle(&self, _documents: &[u64]) {}
+    async fn settle(&self, _documents: &[u64]) -> bool {
+        false
+    }
 
     fn announce(&self, _note: Note) {}
 

@@ -103,8 +103,8 @@ pub trait LockHost: Send + Sync {
     /// Another node is about to act on the document: commit what is uncommitted. [`LockService::residence`] gives
     /// `None` for it already.
     async fn surrender(&self, document: u64);
-    /// Commit what is uncommitted, and keep going.
-    async fn settle(&self, document: u64);
+    /// Commit what is uncommitted, and keep going. Gives whether there was something.
+    async fn settle(&self, document: u64) -> bool;
     /// A note from another node.
     fn noted(&self, note: Note);
     /// Whether the document has acknowledged changes that are not committed.
@@ -298,7 +298,8 @@ pub trait LockService: Send + Sync {
     async fn fence(&self, document: u64) -> Result<u64, Denial>;
 
     /// Changes that other nodes have acknowledged to their clients but not committed are committed when this returns.
-    async fn settle(&self, documents: &[u64]);
+    /// False: there were none, what was read from the repository before is still as it is now.
+    async fn settle(&self, documents: &[u64]) -> bool;
 
     /// Tells all other live nodes, some time soon.
     fn announce(&self, note: Note);

@@ -21,9 +21,10 @@ impl LockHost for Host {
         }
     }
 
-    async fn settle(&self, document: u64) {
-        if let Some(inner) = self.0.upgrade() {
-            inner.flush_node(NodeId(document)).await;
+    async fn settle(&self, document: u64) -> bool {
+        match self.0.upgrade() {
+            Some(inner) => inner.flush_node(NodeId(document)).await,
+            None => false,
         }
     }
 

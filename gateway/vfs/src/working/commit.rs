@@ -72,13 +72,16 @@ impl Inner {
         Ok(())
     }
 
-    /// Commits what a document has uncommitted, main content and streams.
-    pub(crate) async fn flush_node(self: &Arc<Self>, node: NodeId) {
+    /// Commits what a document has uncommitted, main content and streams. Gives whether there was something.
+    pub(crate) async fn flush_node(self: &Arc<Self>, node: NodeId) -> bool {
+        let mut any = false;
         for working in self.working.of_node(node) {
+            any |= working.is_dirty();
             if let Err(error) = self.flush(&working).await {
                 tracing::warn!(node = node.0, %error, "a document could not be committed; it is tried again");
             }
         }
+        any
     }
 
     /// Ends the term in which this node was alone on a document: changes in memory are waited for and committed.
