@@ -157,22 +157,13 @@ fn combination(name: &str, settings: Settings) -> Result<Settings, ConfigError> 
             reason: reason.to_owned(),
         })
     };
-    if matches!(settings.repository.metadata, MetadataUri::Postgres(_)) {
-        return wrong(
-            "repository.metadata",
-            "this version serves one node from SQLite; write metadata = \"sqlite:///path/meta.db\"",
-        );
+    if let Err((key, reason)) = cluster(&settings) {
+        return wrong(key, reason);
     }
     if matches!(settings.repository.content, ContentUri::S3 { .. }) {
         return wrong(
             "repository.content",
             "this version keeps content in a folder; write content = \"file:///path\"",
-        );
-    }
-    if settings.cluster.is_some() {
-        return wrong(
-            "cluster",
-            "a cluster needs a shared database (metadata = \"postgres://…\"); remove the [cluster] section for a single node",
         );
     }
     if settings.repository.s3.is_some() {
@@ -187,6 +178,40 @@ fn combination(name: &str, settings: Settings) -> Result<Settings, ConfigError> 
         return wrong("ftp.tls_cert", "give both tls_cert and tls_key, or neither");
     }
     Ok(settings)
+}
+
+/// What must fit together for a cluster: key and reason if it does not.
+fn cluster(settings: &Settings) -> Result<(), (&'static str, &'static str)> {
+    let shared = matches!(settings.repository.metadata, MetadataUri::Postgres(_));
+    let Some(cluster) = &settings.cluster else {
+        return if shared {
+            Err((
+                "cluster",
+                "nodes on one database are a cluster and must reach each other; add [cluster] with listen, advertise and secret_file, or write metadata = \"sqlite:///path/meta.db\" for a single node",
+            ))
+        } else {
+            Ok(())
+        };
+    };
+    if !shared {
+        return Err((
+            "cluster",
+            "a cluster needs a shared database (metadata = \"postgres://…\"); remove the [cluster] section for a single node",
+        ));
+    }
+    if cluster.advertise.ip().is_unspecified() || cluster.advertise.port() == 0 {
+        return Err((
+            "cluster.advertise",
+            "the other nodes can't call this address; write an address and port of this node that they reach",
+        ));
+    }
+    if cluster.listen.port() == 0 {
+        return Err((
+            "cluster.listen",
+            "write the port at which the other nodes call this one",
+        ));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -232,6 +257,40 @@ mod tests {
         assert_eq!(list.smb.unwrap().listen[0].port(), 1445);
         let error = load(None, &env(&[("SLUICE_FTP__TLS", "perhaps")])).unwrap_err();
         assert!(error.to_string().contains("SLUICE_FTP__TLS"), "{error}");
+    }
+
+    #[test]
+    fn a_shared_database_and_the_cluster_section_belong_together() {
+        let text = |metadata: &str, cluster: &str| {
+            format!(
+                "[node]\nname = \"a\"\nstate_dir = \"/x\"\n[repository]\nmetadata = \"{metadata}\"\ncontent = \"file:///c\"\n{cluster}"
+            )
+        };
+        let section = |advertise: &str| {
+            format!(
+                "[cluster]\nlisten = \"0.0.0.0:7480\"\nadvertise = \"{advertise}\"\nsecret_file = \"/s\"\n"
+            )
+        };
+        let told =
+            |metadata: &str, cluster: &str| match check("x", &text(metadata, cluster), &env(&[])) {
+                Ok(_) => "fine".to_owned(),
+                Err(error) => error.to_string(),
+            };
+        let fine = section("10.0.0.1:7480");
+        assert_eq!(told("postgres://h/d", &fine), "fine");
+        assert!(told("postgres://h/d", "").starts_with("x: cluster: "));
+        assert!(told("sqlite:///m", &fine).contains("shared database"));
+        let unspecified = told("postgres://h/d", &section("0.0.0.0:7480"));
+        assert!(
+            unspecified.starts_with("x: cluster.advertise: "),
+            "{unspecified}"
+        );
+        let overridden = check(
+            "x",
+            &text("postgres://h/d", &fine),
+            &env(&[("SLUICE_CLUSTER__LISTEN", "10.0.0.9:1")]),
+        );
+        assert_eq!(overridden.unwrap().cluster.unwrap().listen.port(), 1);
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod programs;
 use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -247,6 +248,8 @@ impl PostgresServer {
             command.arg("-c").arg(setting);
         }
         command
+            // Ctrl-C at the terminal is for its owner, who stops the server when everybody has let go of it.
+            .process_group(0)
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
