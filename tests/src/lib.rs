@@ -3,5 +3,6 @@
 
 pub mod clients;
 pub mod history;
+pub mod load;
 pub mod node;
 pub mod tools;

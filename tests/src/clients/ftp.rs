@@ -123,6 +123,19 @@ impl FtpClient {
         }
     }
 
+    /// Appends: the final reply once bytes were sent, or the refusal before that.
+    pub fn append(&mut self, path: &str, bytes: &[u8]) -> anyhow::Result<Result<Reply, Reply>> {
+        match self.begin("APPE", path)? {
+            Ok(mut data) => {
+                data.write_all(bytes)?;
+                data.shutdown(std::net::Shutdown::Write)?;
+                drop(data);
+                Ok(Ok(self.reply()?))
+            }
+            Err(reply) => Ok(Err(reply)),
+        }
+    }
+
     /// Downloads: the bytes, or the refusal.
     pub fn retrieve(&mut self, path: &str) -> anyhow::Result<Result<Vec<u8>, Reply>> {
         match self.begin("RETR", path)? {
