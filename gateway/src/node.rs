@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin;
+use crate::cluster::ClusterView;
 use crate::housekeeping;
 
 /// The stores and the file layer on them, without any head: what a running node and an offline command share.
@@ -26,6 +27,8 @@ pub struct Stack {
     pub vfs: Vfs,
     /// The metadata store, to be closed last.
     pub repository: Arc<dyn Repository>,
+    /// The cluster, if the repository is one's.
+    pub cluster: Option<ClusterView>,
     /// What the first start made.
     pub first_password: Option<String>,
 }
@@ -117,6 +120,7 @@ pub async fn open_stack(settings: &Settings) -> anyhow::Result<Stack> {
     Ok(Stack {
         vfs,
         repository,
+        cluster: None,
         first_password: first.map(|first| first.password),
     })
 }
@@ -244,7 +248,12 @@ impl Node {
         let ready = admin::Readiness::default();
         ready.set(true);
         let services = TaskTracker::new();
-        let state = admin::AdminState::new(stack.vfs.clone(), token, ready.clone());
+        let state = admin::AdminState::new(
+            stack.vfs.clone(),
+            stack.cluster.clone(),
+            token,
+            ready.clone(),
+        );
         let services_stop = CancellationToken::new();
         for listener in admin {
             services.spawn(admin::serve_tcp(

@@ -19,6 +19,7 @@ use super::args::{
 };
 use super::call::Door;
 use super::print;
+use crate::cluster::NodeRecord;
 
 fn settings(config: Option<&Path>) -> anyhow::Result<Settings> {
     let overrides = EnvOverrides::from_variables(std::env::vars());
@@ -39,9 +40,6 @@ pub(super) async fn run(cli: Cli) -> anyhow::Result<String> {
         }
         Command::Cluster(ClusterCommand::Verify(_)) => bail!(
             "this node is not in a cluster (SQLite metadata); use: sluice check, and /readyz of the admin address"
-        ),
-        Command::Node(NodeCommand::Drain { name }) => bail!(
-            "node {name} is not in a cluster, so no other node could take its clients; stop it with SIGTERM"
         ),
         command => {
             let door = Door::open(&settings(config)?).await?;
@@ -95,11 +93,20 @@ async fn on_repository(door: &Door, command: Command) -> anyhow::Result<String> 
             })
         }
         Command::Version(command) => version(door, command).await,
-        Command::Serve
-        | Command::Demo { .. }
-        | Command::Config(_)
-        | Command::Cluster(_)
-        | Command::Node(_) => bail!("this command needs no repository"),
+        Command::Node(NodeCommand::Drain { name }) => {
+            post(
+                door,
+                &format!("/nodes/{}/drain", component(&name)),
+                json!({}),
+            )
+            .await?;
+            Ok(format!(
+                "node {name} gives its shards away, finishes with its clients and leaves; sluice nodes shows when it has\n"
+            ))
+        }
+        Command::Serve | Command::Demo { .. } | Command::Config(_) | Command::Cluster(_) => {
+            bail!("this command needs no repository")
+        }
     }
 }
 
@@ -332,24 +339,14 @@ async fn locks(door: &Door, args: LocksArgs) -> anyhow::Result<String> {
 
 async fn nodes(door: &Door, read: ReadArgs) -> anyhow::Result<String> {
     let mut value = get(door, "/nodes").await?;
-    if let (Door::Stopped(..), Some(node)) = (door, value.get_mut(0)) {
-        node["state"] = json!("stopped");
-        node["pid"] = Value::Null;
+    if let Door::Stopped(..) = door {
+        for node in value.as_array_mut().into_iter().flatten() {
+            if node["this"] == true {
+                node["state"] = json!("stopped");
+            }
+        }
     }
-    if read.json {
-        return Ok(print::json(&value));
-    }
-    let mut text = String::from("NAME  STATE  VERSION\n");
-    for node in value.as_array().into_iter().flatten() {
-        let word = |key: &str| node[key].as_str().unwrap_or("-").to_owned();
-        text.push_str(&format!(
-            "{}  {}  {}\n",
-            word("name"),
-            word("state"),
-            word("version")
-        ));
-    }
-    Ok(text)
+    print::records::<NodeRecord>(value, read.json)
 }
 
 async fn check(door: &Door, repair: bool, read: ReadArgs) -> anyhow::Result<String> {
