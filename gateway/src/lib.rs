@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod cli;
 pub mod cluster;
+pub mod demo;
 pub mod files;
 mod housekeeping;
 pub mod logging;

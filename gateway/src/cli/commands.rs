@@ -35,9 +35,7 @@ pub(super) async fn run(cli: Cli) -> anyhow::Result<String> {
         Command::Config(ConfigCommand::Check { file }) => {
             settings(Some(&file)).map(|_| format!("{}: fine\n", file.display()))
         }
-        Command::Demo { keep: _ } => {
-            bail!("demo starts a cluster, which this version does not have; use: sluice serve")
-        }
+        Command::Demo { keep } => crate::demo::run(keep).await.map(|()| String::new()),
         Command::Cluster(ClusterCommand::Verify(_)) => bail!(
             "this node is not in a cluster (SQLite metadata); use: sluice check, and /readyz of the admin address"
         ),
