@@ -48,7 +48,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("sluice-nfs-wire", &[]),
     ("sluice-config", &[]),
     ("sluice-clients", &[]),
-    ("sluice-tests", &["sluice-clients"]),
+    ("sluice-tests", &["sluice-clients", "sluice-repo-postgres"]),
 ];
 
 /// Crates that do no input or output: none of these may be among their direct dependencies.
