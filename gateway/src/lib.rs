@@ -10,4 +10,5 @@ mod housekeeping;
 pub mod logging;
 pub mod node;
 pub mod tls;
+pub mod verify;
 pub mod welcome;

@@ -1,6 +1,7 @@
 //! One running node: settings become stores, locks, file layer and heads here and nowhere else. Everything is bound before
 //! anything serves, so that a wrong setting leaves nothing half-started.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::admin;
 use crate::cluster::ClusterView;
 use crate::housekeeping;
+use crate::verify::HeadAddresses;
 
 /// The stores and the file layer on them, without any head: what a running node and an offline command share.
 pub struct Stack {
@@ -200,6 +202,20 @@ impl Node {
             ),
             None => None,
         };
+        let heads = HeadAddresses {
+            smb: smb
+                .as_ref()
+                .and_then(|smb| reachable(smb.addresses(), settings)),
+            nfs: nfs
+                .as_ref()
+                .and_then(|nfs| reachable(&nfs.addresses(), settings)),
+            ftp: ftp
+                .as_ref()
+                .and_then(|ftp| reachable(&ftp.local_addresses(), settings)),
+        };
+        vfs.admin()
+            .publish_facts(serde_json::to_vec(&heads)?)
+            .await?;
         Ok(Node {
             control,
             token,
@@ -292,6 +308,21 @@ impl ControlSocket {
             .with_context(|| format!("node.state_dir: {} can't be protected", path.display()))?;
         Ok(ControlSocket { path, listener })
     }
+}
+
+/// Where other nodes' administrators call a head: its first address, with the node's own in place of "any".
+fn reachable(addresses: &[SocketAddr], settings: &Settings) -> Option<SocketAddr> {
+    let first = *addresses.first()?;
+    if !first.ip().is_unspecified() {
+        return Some(first);
+    }
+    let own = settings
+        .cluster
+        .as_ref()
+        .map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |cluster| {
+            cluster.advertise.ip()
+        });
+    Some(SocketAddr::new(own, first.port()))
 }
 
 fn proxies(settings: &Settings) -> sluice_proxy::Proxies {

@@ -7,6 +7,8 @@ use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use sluice_vfs::Vfs;
+
+use crate::verify::HeadAddresses;
 use sluice_vfs::{
     AdminError, LockQuery, NewRule, NewUser, Password, PolicyQuestion, ShareChange, Simulation,
 };
@@ -96,6 +98,7 @@ pub(super) fn router<S: Clone + Send + Sync + 'static>(
         .route("/locks/explain", get(explain_locks))
         .route("/locks/{id}/break", post(break_lock))
         .route("/sessions", get(sessions))
+        .route("/nodes/{name}/heads", get(heads))
         .route("/check", post(check))
         .route("/gc", post(gc))
         .route("/versions", get(versions))
@@ -217,6 +220,11 @@ async fn drain(State((_, cluster)): State<Members>, Path(name): Path<String>) ->
             "node {name} is not in a cluster, so no other node could take its clients; stop it with SIGTERM"
         ))),
     })
+}
+
+async fn heads(State(vfs): State<Vfs>, Path(name): Path<String>) -> impl IntoResponse {
+    let facts = vfs.admin().facts(&name).await;
+    Answer(facts.map(|bytes| serde_json::from_slice::<HeadAddresses>(&bytes).unwrap_or_default()))
 }
 
 async fn check(State(vfs): State<Vfs>, Json(check): Json<Check>) -> impl IntoResponse {

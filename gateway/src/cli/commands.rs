@@ -36,9 +36,12 @@ pub(super) async fn run(cli: Cli) -> anyhow::Result<String> {
             settings(Some(&file)).map(|_| format!("{}: fine\n", file.display()))
         }
         Command::Demo { keep } => crate::demo::run(keep).await.map(|()| String::new()),
-        Command::Cluster(ClusterCommand::Verify(_)) => bail!(
-            "this node is not in a cluster (SQLite metadata); use: sluice check, and /readyz of the admin address"
-        ),
+        Command::Cluster(ClusterCommand::Verify(read)) => {
+            let door = Door::open(&settings(config)?).await?;
+            let verdicts = verify(&door, read).await;
+            door.close().await?;
+            verdicts
+        }
         command => {
             let door = Door::open(&settings(config)?).await?;
             let result = on_repository(&door, command).await;
@@ -106,6 +109,25 @@ async fn on_repository(door: &Door, command: Command) -> anyhow::Result<String> 
             bail!("this command needs no repository")
         }
     }
+}
+
+/// The table goes out before the refusal that makes the exit code.
+async fn verify(door: &Door, read: ReadArgs) -> anyhow::Result<String> {
+    if matches!(door, Door::Stopped(..)) {
+        bail!("no node runs here; run this on a node of the cluster: sluice cluster verify")
+    }
+    let verdicts = crate::verify::run(door).await?;
+    let text = if read.json {
+        print::json(&serde_json::to_value(&verdicts)?)
+    } else {
+        crate::verify::table(&verdicts)
+    };
+    let failed = verdicts.iter().filter(|verdict| !verdict.ok).count();
+    if failed > 0 {
+        print!("{text}");
+        bail!("{failed} of {} checks failed", verdicts.len());
+    }
+    Ok(text)
 }
 
 async fn get(door: &Door, path: &str) -> anyhow::Result<Value> {
