@@ -114,6 +114,7 @@ pub async fn open_stack(settings: &Settings) -> anyhow::Result<Stack> {
             Arc::new(MonotonicClock::default()),
         )),
         node: settings.node.name.clone(),
+        member: 0,
         times,
     })
     .await

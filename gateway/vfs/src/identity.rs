@@ -149,7 +149,6 @@ struct ClientMaps {
 
 /// The client machines of this node. SMB and FTP clients live as long as their connection holds them; NFS clients, which
 /// have no connection that means anything, stay until the table is full and nobody else holds them.
-#[derive(Default)]
 pub(crate) struct ClientTable {
     next: AtomicU64,
     /// Guards the maps only; taken before a client's `users`, never after.
@@ -160,6 +159,14 @@ pub(crate) struct ClientTable {
 const NFS_CLIENTS_MAX: usize = 65_536;
 
 impl ClientTable {
+    /// Numbers of one member of a cluster are nobody else's.
+    pub(crate) fn of_member(member: u16) -> ClientTable {
+        ClientTable {
+            next: AtomicU64::new(u64::from(member) << 48),
+            maps: Mutex::default(),
+        }
+    }
+
     /// The machine behind a connection; for NFS the one that is known already if address and name are equal.
     pub(crate) fn client(
         &self,

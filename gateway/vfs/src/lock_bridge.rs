@@ -265,7 +265,7 @@ impl Inner {
     pub(crate) fn own_actor(&self) -> lm::Actor {
         lm::Actor {
             protocol: lm::Protocol::Admin,
-            client: lm::ClientId(0),
+            client: lm::ClientId(u64::from(self.member) << 48),
             holder: Arc::new(lm::Holder {
                 protocol: lm::Protocol::Admin,
                 user: String::new(),

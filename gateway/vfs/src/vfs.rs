@@ -55,6 +55,8 @@ pub struct VfsOptions {
     pub locks: Arc<dyn LockService>,
     /// This node's name (`node.name`).
     pub node: String,
+    /// This node's number among the members of its cluster; 0 without a cluster.
+    pub member: u16,
     /// Times.
     pub times: VfsTimes,
 }
@@ -64,6 +66,7 @@ pub(crate) struct Inner {
     pub(crate) store: Arc<dyn ContentStore>,
     pub(crate) locks: Arc<dyn LockService>,
     pub(crate) node: Arc<str>,
+    pub(crate) member: u16,
     pub(crate) options: VfsTimes,
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) stopping: CancellationToken,
@@ -126,7 +129,8 @@ impl Vfs {
             session_base: random_u128(),
             metrics: Metrics::default(),
             records,
-            clients: ClientTable::default(),
+            clients: ClientTable::of_member(options.member),
+            member: options.member,
             watches: WatchHub::default(),
             logins: LoginGuard::default(),
             orphans: Mutex::default(),

@@ -47,6 +47,7 @@ impl Bare {
             content: Arc::new(store),
             locks: Arc::new(LocalLocks::new(LockOptions::default(), clock)),
             node: "n1".to_owned(),
+            member: 0,
             times: common::times(),
         });
         Bare {

@@ -57,6 +57,7 @@ impl Server {
                 Arc::new(MonotonicClock::default()),
             )),
             node: "test".to_owned(),
+            member: 0,
             times: VfsTimes {
                 place_idle: PLACE_IDLE,
                 ..VfsTimes::default()

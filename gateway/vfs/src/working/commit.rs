@@ -72,11 +72,12 @@ impl Inner {
         Ok(())
     }
 
-    /// Commits what a document has uncommitted, main content and streams. Gives whether there was something.
+    /// Commits what a document has uncommitted, main content and streams. Gives whether there was something now or
+    /// lately.
     pub(crate) async fn flush_node(self: &Arc<Self>, node: NodeId) -> bool {
         let mut any = false;
         for working in self.working.of_node(node) {
-            any |= working.is_dirty();
+            any |= working.is_dirty() || working.committed_lately();
             if let Err(error) = self.flush(&working).await {
                 tracing::warn!(node = node.0, %error, "a document could not be committed; it is tried again");
             }
@@ -194,6 +195,7 @@ impl Inner {
         let mut state = working.state.lock();
         state.base = committed.version;
         state.manifest = sealed.manifest.clone();
+        state.committed_at = Some(Instant::now());
         state.unsure = None;
         state.committed = Some((committed.attributes.modified, committed.attributes.changed));
         content.committed(sealed);

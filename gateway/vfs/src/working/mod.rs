@@ -53,6 +53,8 @@ pub(crate) use change::{Change, Changed};
 
 const SHARDS: usize = 64;
 const IDLE_PER_SHARD: usize = 128;
+/// What was committed no longer ago than this may be missing in what another node has just read from the repository.
+const LATELY: Duration = Duration::from_secs(10);
 /// No term: what is in memory must be compared with the repository before it is used.
 const NO_TERM: u64 = u64::MAX;
 
@@ -120,6 +122,8 @@ struct State {
     /// The writer's session as the history knows it.
     session: WriteSession,
     last_write: Instant,
+    /// When the last commit was made here.
+    committed_at: Option<Instant>,
     /// When another node was last faster with a commit.
     contended: Option<Instant>,
 }
@@ -142,6 +146,7 @@ impl Working {
                 writer: None,
                 session: WriteSession(0),
                 last_write: Instant::now(),
+                committed_at: None,
                 contended: None,
             }),
             turn: tokio::sync::Mutex::new(()),
@@ -175,6 +180,12 @@ impl Working {
     /// Whether a flush has anything to do.
     pub(crate) fn is_dirty(&self) -> bool {
         !self.is_dead() && self.content.get().is_some_and(|c| c.is_dirty())
+    }
+
+    /// Whether something was committed here in the last seconds.
+    fn committed_lately(&self) -> bool {
+        let at = self.state.lock().committed_at;
+        at.is_some_and(|at| at.elapsed() < LATELY)
     }
 
     /// The node is gone: nothing is committed any more; those who still have it open read on.

@@ -22,7 +22,7 @@ pub struct World {
     pub repo: Arc<dyn Repository>,
     pub faults: Arc<FaultyRepository>,
     pub share: Arc<Share>,
-    pub folder: tempfile::TempDir,
+    pub folder: Arc<tempfile::TempDir>,
 }
 
 pub fn times() -> VfsTimes {
@@ -39,10 +39,10 @@ impl World {
 
     pub async fn with(rules: &[PolicyRule]) -> World {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        World::open(folder, rules).await
+        World::open(Arc::new(folder), rules).await
     }
 
-    pub async fn open(folder: tempfile::TempDir, rules: &[PolicyRule]) -> World {
+    pub async fn open(folder: Arc<tempfile::TempDir>, rules: &[PolicyRule]) -> World {
         let repo = SqliteRepository::open(sluice_repo_sqlite::Options::new(
             folder.path().join("meta.db"),
         ))
@@ -67,6 +67,7 @@ impl World {
                 Arc::new(MonotonicClock::default()),
             )),
             node: "n1".to_owned(),
+            member: 0,
             times: times(),
         })
         .await
@@ -102,7 +103,7 @@ impl World {
     }
 }
 
-async fn make_share(repo: &dyn Repository) -> NodeId {
+pub async fn make_share(repo: &dyn Repository) -> NodeId {
     let new = sluice_repo::NewNode {
         kind: NewKind::Directory,
         mode: 0o777,
