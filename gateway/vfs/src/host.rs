@@ -1,12 +1,17 @@
 //! What the lock service asks of the file layer: to commit before another node acts, to hold still while the node may not act,
 //! and to hear what other nodes tell. Decides nothing; knows no other node.
+//!
+//! What nodes tell each other beside the locks: that users, shares or policy changed (read again before the next login or
+//! command, and at once for the rest), which documents lost their last name (`orphans.rs`), and what happened in folders that
+//! somebody watches (`watch/remote.rs`). A note that is lost with its sender costs at most a stale record until the next one.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
 use sluice_lockmgr::{LockHost, Note};
-use sluice_repo::{NodeId, RepoError};
+use sluice_repo::{Attributes, NodeId, NodeKind, RepoError};
+use smallvec::SmallVec;
 
 use crate::vfs::Inner;
 
@@ -73,12 +78,61 @@ impl Inner {
         }
     }
 
-    /// The settings of users, shares or policy, folders that are watched, or nameless documents have changed elsewhere.
+    /// Another node tells something.
     fn noted(self: &Arc<Self>, note: Note) {
         match note {
-            Note::RecordsChanged => {}
-            Note::Changed { .. } => {}
-            Note::Orphans { .. } => {}
+            Note::RecordsChanged => {
+                self.records.doubt();
+                let inner = self.clone();
+                self.runtime.spawn(async move {
+                    if let Err(error) = inner.records.fresh().await {
+                        tracing::warn!(%error, "users, shares and policy could not be read again");
+                    }
+                });
+            }
+            Note::Changed { bytes } => self.noted_changes(&bytes),
+            Note::Orphans { bytes } => self.noted_orphans(&bytes),
         }
+    }
+
+    /// Users, shares or policy were changed here: holds on every node when this returns.
+    pub(crate) async fn records_changed(&self) -> Result<(), RepoError> {
+        self.records.fresh().await?;
+        self.locks.announce_all(Note::RecordsChanged).await;
+        Ok(())
+    }
+
+    /// What is to be looked at again and again, until the gateway stops.
+    pub(crate) async fn make_rounds(self: Arc<Self>) {
+        let mut tick = tokio::time::interval(self.options.round);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = self.stopping.cancelled() => return,
+                _ = tick.tick() => {}
+            }
+            self.renew_watches();
+            self.sweep_orphans().await;
+        }
+    }
+
+    /// Attributes of a document as they are now, by what the repository has just said: what other nodes have answered for but not
+    /// committed is committed first.
+    pub(crate) async fn as_now(&self, mut attributes: Attributes) -> Result<Attributes, RepoError> {
+        let file = attributes.kind == NodeKind::File;
+        if file && self.settle_elsewhere(std::iter::once(attributes.id)).await {
+            attributes = self.repo.get(attributes.id).await?;
+        }
+        self.overlay(&mut attributes);
+        Ok(attributes)
+    }
+
+    /// Has committed what other nodes answered for. False: there was nothing.
+    pub(crate) async fn settle_elsewhere(&self, nodes: impl Iterator<Item = NodeId>) -> bool {
+        let elsewhere: SmallVec<[u64; 16]> = nodes
+            .filter(|node| self.resident(*node).is_none())
+            .map(|node| node.0)
+            .collect();
+        !elsewhere.is_empty() && self.locks.settle(&elsewhere).await
     }
 }

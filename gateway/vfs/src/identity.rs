@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn nfs_clients_with_equal_address_and_name_are_one() {
-        let table = ClientTable::default();
+        let table = ClientTable::of_member(0);
         let a = table.client(Protocol::Nfs3, HERE, "box", [0; 16]);
         let b = table.client(Protocol::Nfs3, HERE, "box", [0; 16]);
         let c = table.client(Protocol::Nfs3, HERE, "other", [0; 16]);
@@ -244,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_connection_that_is_gone_is_not_listed() {
-        let table = ClientTable::default();
+        let table = ClientTable::of_member(0);
         let a = table.client(Protocol::Ftp, HERE, "", [0; 16]);
         let b = table.client(Protocol::Ftp, HERE, "", [0; 16]);
         assert_ne!(a.id, b.id);

@@ -16,6 +16,7 @@ mod listing;
 mod lock_bridge;
 mod metrics;
 mod open;
+mod orphans;
 mod path;
 mod permission;
 mod places;

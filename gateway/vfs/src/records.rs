@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use sluice_repo::{
@@ -224,6 +225,8 @@ fn index<T, K: std::hash::Hash + Eq>(items: &[T], key: impl Fn(&T) -> K) -> Hash
 pub(crate) struct Records {
     repo: Arc<dyn Repository>,
     current: RwLock<Arc<Directory>>,
+    /// Another node has changed them.
+    stale: AtomicBool,
     /// One reload at a time; never taken together with `current` across an await.
     reload: tokio::sync::Mutex<()>,
 }
@@ -235,6 +238,7 @@ impl Records {
         Ok(Records {
             repo: Arc::clone(repo),
             current: RwLock::new(Arc::new(directory)),
+            stale: AtomicBool::new(false),
             reload: tokio::sync::Mutex::default(),
         })
     }
@@ -244,18 +248,31 @@ impl Records {
         Arc::clone(&self.current.read())
     }
 
+    fn holds(&self, directory: &Directory) -> bool {
+        directory.generation == self.repo.records_generation()
+            && !self.stale.load(Ordering::Acquire)
+    }
+
+    /// Another node has changed the records: they are read again before the next use that asks for fresh ones.
+    pub(crate) fn doubt(&self) {
+        self.stale.store(true, Ordering::Release);
+    }
+
     /// The snapshot after all changes that were answered before this call; one comparison if nothing changed.
     pub(crate) async fn fresh(&self) -> Result<Arc<Directory>, RepoError> {
         let current = self.current();
-        if current.generation == self.repo.records_generation() {
+        if self.holds(&current) {
             return Ok(current);
         }
         let _one = self.reload.lock().await;
         let current = self.current();
-        if current.generation == self.repo.records_generation() {
+        if self.holds(&current) {
             return Ok(current);
         }
-        let directory = Arc::new(Directory::load(self.repo.as_ref()).await?);
+        // Before the records are read: a change in between makes them stale again.
+        self.stale.store(false, Ordering::Release);
+        let loaded = Directory::load(self.repo.as_ref()).await;
+        let directory = Arc::new(loaded.inspect_err(|_| self.doubt())?);
         *self.current.write() = Arc::clone(&directory);
         Ok(directory)
     }

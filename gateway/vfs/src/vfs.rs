@@ -1,12 +1,10 @@
 //! The root of the seam: made once per node, shared by all heads.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use sluice_lockmgr::{
     BreakAck, CacheState, ClientId as LockClient, EntryKind, LeaseId, LockService, ResourceId,
 };
@@ -17,9 +15,10 @@ use crate::accounts::LoginGuard;
 use crate::error::VfsError;
 use crate::host::Host;
 use crate::identity::{Caller, Client, ClientTable};
-use crate::lock_bridge::{ActorCache, ack_error, main};
+use crate::lock_bridge::{ActorCache, ack_error};
 use crate::metrics::Metrics;
 use crate::open::OpenTable;
+use crate::orphans::Orphans;
 use crate::places::Places;
 use crate::request::{LeaseKey, LeaseState};
 use crate::share::{Records, Share};
@@ -34,6 +33,8 @@ pub struct VfsTimes {
     pub place_idle: Duration,
     /// How long a document with uncommitted writes may be idle before it is committed.
     pub idle_commit: Duration,
+    /// Pause between two rounds of housekeeping among the nodes.
+    pub round: Duration,
 }
 
 impl Default for VfsTimes {
@@ -41,6 +42,7 @@ impl Default for VfsTimes {
         VfsTimes {
             place_idle: Duration::from_secs(2),
             idle_commit: Duration::from_secs(3),
+            round: Duration::from_secs(5),
         }
     }
 }
@@ -83,8 +85,7 @@ pub(crate) struct Inner {
     pub(crate) clients: ClientTable,
     pub(crate) watches: WatchHub,
     pub(crate) logins: LoginGuard,
-    /// Documents without a name that somebody still has open.
-    orphans: Mutex<HashSet<NodeId>>,
+    pub(crate) orphans: Orphans,
     /// The node may not act for now; who waits for it to end waits on `thaw`.
     pub(crate) frozen: AtomicBool,
     pub(crate) thaw: tokio::sync::Notify,
@@ -133,7 +134,7 @@ impl Vfs {
             member: options.member,
             watches: WatchHub::default(),
             logins: LoginGuard::default(),
-            orphans: Mutex::default(),
+            orphans: Orphans::default(),
             frozen: AtomicBool::new(false),
             thaw: tokio::sync::Notify::new(),
             verifier: AtomicU64::new(verifier),
@@ -149,6 +150,7 @@ impl Vfs {
             }
         });
         inner.runtime.spawn(inner.clone().commit_idle_contents());
+        inner.runtime.spawn(inner.clone().make_rounds());
         Ok(Vfs { inner })
     }
 
@@ -157,6 +159,8 @@ impl Vfs {
     /// # Errors
     /// [`VfsError::Io`] if something could not be committed; the next start then has a new write verifier.
     pub async fn shutdown(&self) -> Result<(), VfsError> {
+        // Once while others may still be asked for their word, and once more for what came until nobody could come.
+        self.inner.flush_due(Duration::ZERO).await;
         self.inner.locks.stop();
         let well = self.inner.flush_due(Duration::ZERO).await;
         self.inner.stopping.cancel();
@@ -172,6 +176,14 @@ impl Vfs {
             )
             .await?;
         Ok(())
+    }
+
+    /// Ends without committing anything: another node has taken over what this one had, and its commits would be refused. Whoever waits
+    /// hears [`VfsError::Unavailable`].
+    pub fn abandon(&self) {
+        self.inner.stopping.cancel();
+        self.inner.locks.stop();
+        self.inner.thaw.notify_waiters();
     }
 
     /// Whether both stores answer, the content store by taking new objects.
@@ -253,16 +265,6 @@ impl Vfs {
 }
 
 impl Inner {
-    /// Marks a document as nameless but open; the last close releases it.
-    pub(crate) fn add_orphan(&self, node: NodeId) {
-        self.orphans.lock().insert(node);
-    }
-
-    /// The document got no orphan after all.
-    pub(crate) fn drop_orphan(&self, node: NodeId) -> bool {
-        self.orphans.lock().remove(&node)
-    }
-
     /// Whether a close leaves work to do in the repository.
     pub(crate) fn close_needs_work(
         &self,
@@ -271,7 +273,7 @@ impl Inner {
     ) -> bool {
         closed.delete_document
             || closed.delete_stream.is_some()
-            || (closed.last && self.orphans.lock().contains(&NodeId(resource.document)))
+            || (closed.last && self.orphans.contains(NodeId(resource.document)))
     }
 
     /// Carries out what a close asks for: deletes what was marked for it, releases a nameless document.
@@ -302,12 +304,8 @@ impl Inner {
             }
             self.locks.deleted(ResourceId::main(node.0)).await;
         }
-        if closed.last && self.drop_orphan(node) {
+        if closed.last && self.release_orphan(node).await {
             gone = true;
-            self.forget_node(node);
-            if let Err(error) = self.repo.release(node).await {
-                tracing::warn!(node = node.0, %error, "a nameless document stayed until the next start");
-            }
         }
         gone
     }
@@ -333,7 +331,7 @@ impl Inner {
             Err(error) => return Err(error.into()),
         };
         let is_dir = unlinked.attributes.kind == sluice_repo::NodeKind::Directory;
-        self.unlinked(node, &unlinked);
+        self.unlinked(node, &unlinked).await;
         self.notify_entry(crate::ChangeAction::Removed, *dir, name, is_dir);
         Ok(unlinked.attributes.link_count == 0 || is_dir)
     }
@@ -361,27 +359,6 @@ impl Inner {
             .iter()
             .filter(|e| e.kind == EntryKind::Open && e.resource == resource)
             .count()
-    }
-
-    /// Books what an unlink did.
-    pub(crate) fn unlinked(&self, node: NodeId, unlinked: &sluice_repo::Unlinked) {
-        if unlinked.orphaned {
-            self.add_orphan(node);
-        } else if unlinked.attributes.link_count == 0
-            || unlinked.attributes.kind == sluice_repo::NodeKind::Directory
-        {
-            self.forget_node(node);
-        }
-    }
-
-    /// An orphan whose last open closed between the check and the unlink.
-    pub(crate) async fn sweep_orphan(&self, node: NodeId) {
-        if self.opens_of(node).await == 0 && self.drop_orphan(node) {
-            self.working.forget(main(node));
-            if let Err(error) = self.repo.release(node).await {
-                tracing::warn!(node = node.0, %error, "a nameless document stayed until the next start");
-            }
-        }
     }
 
     /// The lock table's number of a client.

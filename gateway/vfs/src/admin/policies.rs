@@ -31,7 +31,7 @@ impl Admin {
         let directory = self.inner.records.fresh().await?;
         let rule = checked(rule, &directory)?;
         let stored = self.inner.repo.put_policy(rule).await?;
-        self.inner.records.fresh().await?;
+        self.inner.records_changed().await?;
         tracing::info!(rule = stored.id, "write policy rule added");
         Ok(record(&stored))
     }
@@ -43,7 +43,7 @@ impl Admin {
             return Err(AdminError::NotFound(format!("there is no rule {id}")));
         }
         self.inner.repo.remove_policy(id).await?;
-        self.inner.records.fresh().await?;
+        self.inner.records_changed().await?;
         tracing::info!(rule = id, "write policy rule removed");
         Ok(())
     }

@@ -82,7 +82,7 @@ impl Admin {
     pub async fn remove_share(&self, name: &str) -> AdminResult<()> {
         let share = self.share_entry(name).await?;
         self.inner.repo.remove_share(share.id).await?;
-        self.inner.records.fresh().await?;
+        self.inner.records_changed().await?;
         tracing::info!(share = name, "share removed");
         Ok(())
     }
@@ -106,7 +106,7 @@ impl Admin {
                 RepoError::Exists => AdminError::Exists(format!("there is a share {name} already")),
                 other => other.into(),
             })?;
-        self.inner.records.fresh().await?;
+        self.inner.records_changed().await?;
         tracing::info!(share = stored.name, "share set");
         self.share_record(&stored).await
     }

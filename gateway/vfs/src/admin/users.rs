@@ -117,7 +117,7 @@ impl Admin {
                 }
                 other => other.into(),
             })?;
-        self.inner.records.fresh().await?;
+        self.inner.records_changed().await?;
         tracing::info!(user = user.name, uid, admin = user.admin, "user added");
         Ok(record(&user))
     }
@@ -146,7 +146,7 @@ impl Admin {
     pub async fn remove_user(&self, user: &str) -> AdminResult<()> {
         let known = self.user(user).await?;
         self.inner.repo.remove_user(known.id).await?;
-        self.inner.records.fresh().await?;
+        self.inner.records_changed().await?;
         tracing::info!(user, "user removed");
         Ok(())
     }
@@ -181,7 +181,7 @@ impl Admin {
         let mut user = self.user(name).await?;
         change(&mut user);
         self.inner.repo.put_user(user).await?;
-        self.inner.records.fresh().await?;
+        self.inner.records_changed().await?;
         Ok(())
     }
 

@@ -193,6 +193,7 @@ impl Tree {
             _ => CreateAction::Opened,
         };
         let overwrite = plan.overwrite;
+        self.inner().opened(&node);
         let open = self.make_open(request, plan, locked, held, sink).await?;
         if overwrite {
             open.state.empty(request, &node).await?;

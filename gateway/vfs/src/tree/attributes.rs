@@ -29,16 +29,14 @@ impl Tree {
             }
             attributes = self.inner().repo.get(node).await?;
         }
-        self.inner().overlay(&mut attributes);
-        Ok(attributes)
+        Ok(self.inner().as_now(attributes).await?)
     }
 
     /// Attributes of a node or, for a named stream, with the stream's length.
     pub(crate) async fn node_attributes(&self, content: ContentId) -> Result<Attributes, VfsError> {
         let mut attributes = self.inner().repo.get(content.node).await?;
         if content.stream == 0 {
-            self.inner().overlay(&mut attributes);
-            return Ok(attributes);
+            return Ok(self.inner().as_now(attributes).await?);
         }
         let working = self.inner().load(content).await?;
         let len = self.inner().length(&working).await?;
@@ -72,8 +70,8 @@ impl Tree {
         size: Option<u64>,
         guard: Option<Timestamp>,
     ) -> Result<Attributes, VfsError> {
-        let mut attributes = self.inner().repo.get(node).await?;
-        self.inner().overlay(&mut attributes);
+        let attributes = self.inner().repo.get(node).await?;
+        let attributes = self.inner().as_now(attributes).await?;
         if guard.is_some_and(|guard| guard != attributes.changed) {
             return Err(VfsError::NotSame);
         }
@@ -102,9 +100,8 @@ impl Tree {
             self.inner()
                 .notify_content(main(node), None, filter::ATTRIBUTES);
         }
-        let mut after = self.inner().repo.get(node).await?;
-        self.inner().overlay(&mut after);
-        Ok(after)
+        let after = self.inner().repo.get(node).await?;
+        Ok(self.inner().as_now(after).await?)
     }
 
     async fn set_size(

@@ -86,9 +86,7 @@ impl Tree {
                     let after = self.set_attributes(node.id, change, Some(0), None).await?;
                     return Ok(Some(after));
                 }
-                let mut node = node.clone();
-                self.inner().overlay(&mut node);
-                Ok(Some(node))
+                Ok(Some(self.inner().as_now(node.clone()).await?))
             }
         }
     }
@@ -149,7 +147,7 @@ impl Tree {
             let unlinked = self.inner().repo.unlink(entry, last).await;
             match unlinked {
                 Ok(unlinked) => {
-                    self.inner().unlinked(node.id, &unlinked);
+                    self.inner().unlinked(node.id, &unlinked).await;
                     held.release().await;
                     let is_dir = node.kind == NodeKind::Directory;
                     self.inner()
@@ -192,11 +190,10 @@ impl Tree {
         let gate = self.name_gate(dir, name, &policy, self.polls()).await?;
         let linked = self.inner().repo.link(node, dir, name, self.case()).await;
         gate.release().await;
-        let mut after = linked?.attributes;
+        let after = linked?.attributes;
         self.inner()
             .notify_entry(ChangeAction::Added, dir, name, false);
-        self.inner().overlay(&mut after);
-        Ok(after)
+        Ok(self.inner().as_now(after).await?)
     }
 
     /// Target of a symbolic link.
@@ -217,11 +214,16 @@ impl Tree {
     ) -> Result<DirPage, VfsError> {
         let folder = self.folder(dir).await?;
         self.require(&folder, AccessMask::READ_DATA).await?;
-        let page = self
-            .inner()
-            .repo
-            .read_dir(dir, after, limit.clamp(1, PAGE_MAX))
-            .await?;
+        let limit = limit.clamp(1, PAGE_MAX);
+        let mut page = self.inner().repo.read_dir(dir, after, limit).await?;
+        let files = page
+            .entries
+            .iter()
+            .filter(|entry| entry.attributes.kind == NodeKind::File)
+            .map(|entry| entry.attributes.id);
+        if self.inner().settle_elsewhere(files).await {
+            page = self.inner().repo.read_dir(dir, after, limit).await?;
+        }
         let mut entries = page.entries;
         for entry in &mut entries {
             self.inner().overlay(&mut entry.attributes);

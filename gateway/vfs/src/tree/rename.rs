@@ -103,7 +103,7 @@ impl Tree {
         let done = match renamed {
             Ok(renamed) => {
                 if let (Some(replaced), Some(target)) = (&renamed.replaced, target) {
-                    self.inner().unlinked(target.id, replaced);
+                    self.inner().unlinked(target.id, replaced).await;
                 }
                 if !renamed.same_node {
                     self.inner().notify_renamed(

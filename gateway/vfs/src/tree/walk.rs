@@ -46,13 +46,15 @@ impl Tree {
             _ => Links::Never,
         };
         let spot = self.walk(path, links).await?;
-        spot.node.ok_or(VfsError::NotFound)
+        let node = spot.node.ok_or(VfsError::NotFound)?;
+        Ok(self.inner().as_now(node).await?)
     }
 
     /// As [`Tree::resolve`], following symbolic links inside the share (at most 40), as FTP users expect.
     pub async fn resolve_following(&self, path: &RelPath) -> Result<Attributes, VfsError> {
         let spot = self.walk(path, Links::All).await?;
-        spot.node.ok_or(VfsError::NotFound)
+        let node = spot.node.ok_or(VfsError::NotFound)?;
+        Ok(self.inner().as_now(node).await?)
     }
 
     /// Folder, name and node of `path`, following links as FTP users expect.
@@ -65,9 +67,8 @@ impl Tree {
         check_name(name)?;
         let folder = self.folder(dir).await?;
         self.may_pass(&folder).await?;
-        let mut found = self.inner().repo.lookup(dir, name, self.case()).await?;
-        self.inner().overlay(&mut found.attributes);
-        Ok(found.attributes)
+        let found = self.inner().repo.lookup(dir, name, self.case()).await?;
+        Ok(self.inner().as_now(found.attributes).await?)
     }
 
     /// The folder above `node`; the share's root is its own parent.

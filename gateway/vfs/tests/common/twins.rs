@@ -2,6 +2,8 @@
 //! node alone until the other acts on it, then it is surrendered and shared, and goes back as soon as anything allows it. Harsher than a
 //! real cluster: documents change hands at every opportunity.
 
+#![allow(dead_code, reason = "each test file uses its own part of the harness")]
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -396,5 +398,35 @@ impl Twins {
     /// A caller on a node; callers of different nodes have different addresses.
     pub fn tree(&self, node: usize, protocol: Protocol, host: u8) -> Tree {
         self.nodes[node].tree(protocol, host + 100 * u8::from(node == 1))
+    }
+}
+
+impl Twins {
+    /// An open that a node had before it was lost: it is in the lock table, and no file layer knows of it.
+    pub async fn open_of_lost_node(&self, document: NodeId) -> OpenRef {
+        let holder = sluice_lockmgr::Holder {
+            protocol: sluice_lockmgr::Protocol::Smb,
+            user: "bob".to_owned(),
+            address: "127.0.0.9".to_owned(),
+            client_name: String::new(),
+            node: "n9".to_owned(),
+            path: String::new(),
+            rule: None,
+            since_unix_ms: 0,
+        };
+        let actor = Actor {
+            protocol: sluice_lockmgr::Protocol::Smb,
+            client: ClientId(9 << 48),
+            holder: Arc::new(holder),
+        };
+        let resource = ResourceId::main(document.0);
+        let request = OpenRequest::new(resource, actor, Access::READ);
+        let opened = self.town.table.open(request).await;
+        opened.expect("open").open
+    }
+
+    /// The lock service has noticed the loss.
+    pub async fn drop_open_of_lost_node(&self, open: OpenRef) {
+        let _ = self.town.table.close(open).await;
     }
 }

@@ -2,13 +2,16 @@
 //!
 //! Mutations put events into one queue, in their order; one task resolves where they happened and hands them to the watches
 //! of that folder and, if somebody watches a tree, of the folders above. Costs a mutation one atomic load while nobody
-//! watches. Never holds up a mutation; a watch that is not read loses its list, not the server its memory.
+//! watches, on any node. Never holds up a mutation; a watch that is not read loses its list, not the server its memory.
+
+mod remote;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use sluice_repo::{ContentId, NodeId, NodeKind};
 use tokio::sync::Notify;
 
@@ -37,7 +40,7 @@ impl ChangeFilter {
 }
 
 /// What happened (MS-FSCC 2.7.1, and the bits of it that a filter selects).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ChangeAction {
     /// A name appeared.
     Added,
@@ -167,6 +170,7 @@ impl Post {
 }
 
 /// Something happened to the entry `name` of `dir`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct EntryEvent {
     action: ChangeAction,
     bits: u32,
@@ -174,6 +178,7 @@ struct EntryEvent {
     name: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Event {
     Entry(EntryEvent),
     /// Something happened to a node (or its stream), wherever it is.
@@ -205,6 +210,8 @@ struct HubState {
     posts: Mutex<HashMap<NodeId, Vec<Arc<Post>>>>,
     /// Guards the queue only.
     queue: Mutex<Queue>,
+    /// Other nodes where somebody watches.
+    remote: remote::Elsewhere,
     /// Where folders are, while somebody watches; so an event is told rightly although its folder was removed right after.
     /// Guards the map only.
     places: Mutex<HashMap<NodeId, Place>>,
@@ -221,7 +228,7 @@ struct Queue {
 
 impl HubState {
     fn idle(&self) -> bool {
-        self.standing.load(Ordering::Acquire) == 0
+        self.standing.load(Ordering::Acquire) == 0 && self.remote.nobody()
     }
 
     fn join(self: &Arc<Self>, dir: NodeId, filter: ChangeFilter, recursive: bool) -> Watch {
@@ -286,7 +293,10 @@ impl Inner {
         if self.repo.get(dir).await?.kind != NodeKind::Directory {
             return Err(VfsError::NotDirectory);
         }
-        Ok(self.watches.state.join(dir, filter, recursive))
+        let watch = self.watches.state.join(dir, filter, recursive);
+        // Other nodes tell what happens there from now on.
+        self.ask_for_changes().await;
+        Ok(watch)
     }
 
     /// A name appeared or went.
@@ -388,19 +398,24 @@ impl Inner {
     }
 
     fn publish<const N: usize>(self: &Arc<Self>, events: [Event; N]) {
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+        self.tell_elsewhere(&events);
+        self.publish_here(events);
+    }
+
+    fn publish_here(self: &Arc<Self>, events: impl IntoIterator<Item = Event>) {
+        if self.watches.state.standing.load(Ordering::Acquire) == 0 {
             return;
-        };
+        }
         let mut queue = self.watches.state.queue.lock();
-        if queue.events.len() + N > EVENTS_MAX {
+        queue.events.extend(events);
+        if queue.events.len() > EVENTS_MAX {
             queue.events.clear();
             drop(queue);
             self.watches.state.overflow_all();
             return;
         }
-        queue.events.extend(events);
         if !std::mem::replace(&mut queue.draining, true) {
-            runtime.spawn(Arc::clone(self).tell_all());
+            self.runtime.spawn(Arc::clone(self).tell_all());
         }
     }
 
