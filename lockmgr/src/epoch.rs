@@ -4,6 +4,7 @@
 //! who is alive: that is `sluice-lockmgr-cluster`'s membership machine, which calls this port.
 
 use std::fmt;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -312,6 +313,11 @@ pub enum RegistryError {
 /// answers and the repository's commits) and fails every call with [`RegistryError::HistoryLost`] once the registry is behind.
 #[async_trait]
 pub trait EpochRegistry: Send + Sync {
+    /// How long a lease lasts from a renewal on.
+    fn lease_time(&self) -> Duration {
+        Duration::from_secs(6)
+    }
+
     /// The cluster's identity; if the registry has none yet, writes this one first. The caller compares.
     async fn identity(&self, propose: &ClusterIdentity) -> Result<ClusterIdentity, RegistryError>;
 

@@ -1,9 +1,17 @@
 //! Who is a member, in which epoch, and which shards it owns.
 
+mod clock;
+mod machine;
+mod plan;
+mod turn;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
 use sluice_lockmgr::{Member, ShardMap};
+
+pub(crate) use clock::Validity;
+pub use clock::{BootClock, LeaseClock, ManualClock};
 
 /// What the membership tells the token runtime.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -89,6 +89,13 @@ impl MemoryRegistry {
         })
     }
 
+    /// The versions of the member list and of the shard map.
+    #[must_use]
+    pub fn versions(&self) -> (u64, u64) {
+        let tables = self.0.tables.lock();
+        (tables.version, tables.map.version)
+    }
+
     /// A document's fence; 0 if it was never forced.
     #[must_use]
     pub fn document_fence(&self, document: u64) -> u64 {
@@ -245,6 +252,10 @@ impl Tables {
 
 #[async_trait]
 impl EpochRegistry for Door {
+    fn lease_time(&self) -> Duration {
+        self.database.ttl
+    }
+
     async fn identity(&self, propose: &ClusterIdentity) -> Result<ClusterIdentity, RegistryError> {
         self.apply(|tables, _| {
             Ok(tables

@@ -4,7 +4,13 @@
 
 pub mod channel;
 pub mod handshake;
+mod hello;
+pub(crate) mod links;
+mod peer;
+mod relay;
 pub mod tcp;
+
+pub use hello::PEER_PROTOCOL;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -97,3 +103,6 @@ pub trait Transport: Send + Sync {
     /// The next caller. Safe to cancel. An error is final: the transport is closed.
     async fn accept(&self) -> std::io::Result<Incoming>;
 }
+
+#[cfg(test)]
+mod tests;
