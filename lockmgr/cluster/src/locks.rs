@@ -1,1 +1,258 @@
 //! The lock service of a cluster: the async runtime around the token machines.
+//!
+//! A call goes to the gate of the own lock table first; if the document is decided about here, that is all: one mutex, no
+//! message. Otherwise the document's token machine says whether to try again here or whom to ask. Owns the calls on their way,
+//! the requests that are evaluated for other nodes, and the sinks of clients whose documents are decided about elsewhere. Must
+//! never decide a conflict (the table does) nor who decides (the machine does).
+//!
+//! Order of mutexes: machine, then its outbox; the maps below are taken alone.
+
+mod calls;
+mod effects;
+mod machines;
+mod message;
+mod peer;
+mod service;
+mod sinks;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use sluice_lockmgr::{
+    Clock, EpochRegistry, GateHost, GatedLocks, LockHost, LockOptions, Member, MemberId, Now,
+};
+use tokio::sync::{Notify, oneshot};
+use tokio::task::AbortHandle;
+
+use crate::core::{Event, RequestId, TokenOptions};
+use crate::membership::{ClusterEvent, ClusterHandler};
+use crate::transport::Peers;
+use machines::Machines;
+use sinks::OwnSinks;
+
+/// Limits and times.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ClusterOptions {
+    /// Of the lock table.
+    pub locks: LockOptions,
+    /// Of the tokens; `tokens_max` is of the whole node.
+    pub tokens: TokenOptions,
+}
+
+/// Locks that hold on all nodes of a cluster. A handle, cheap to clone; see the module's head.
+#[derive(Clone)]
+pub struct ClusterLocks {
+    inner: Arc<Inner>,
+}
+
+/// What became of a call that was not let through here.
+enum Resolved {
+    /// Try here again.
+    Run,
+    /// Another node's answer.
+    Answer(Bytes),
+}
+
+/// A call on its way.
+struct Asking {
+    op: Bytes,
+    resolved: oneshot::Sender<Resolved>,
+}
+
+struct Inner {
+    /// Itself, for those who must not keep it alive.
+    this: Weak<Inner>,
+    me: Member,
+    peers: Arc<dyn Peers>,
+    registry: Arc<dyn EpochRegistry>,
+    clock: Arc<dyn Clock>,
+    locks: GatedLocks,
+    machines: Machines,
+    host: OnceLock<Arc<dyn LockHost>>,
+    runtime: tokio::runtime::Handle,
+    /// The other live members.
+    members: Mutex<BTreeSet<Member>>,
+    next_number: AtomicU64,
+    /// Own calls on their way.
+    asking: Mutex<HashMap<RequestId, Asking>>,
+    /// Other nodes' requests that wait here.
+    evaluating: Mutex<HashMap<(Member, RequestId), AbortHandle>>,
+    /// Questions to other nodes.
+    calls: Mutex<HashMap<u64, peer::Called>>,
+    own_sinks: OwnSinks,
+    /// Messages that a link did not take yet.
+    late: Mutex<HashMap<Member, VecDeque<Bytes>>>,
+    /// A fence may be known now.
+    asserted: Notify,
+    /// Time for a look at the machines.
+    woken: Notify,
+    stopping: AtomicBool,
+    lost: AtomicBool,
+}
+
+impl ClusterLocks {
+    /// The service of the node that `peers` speaks for. It is to be told what happens by [`ClusterHandler`]. Made within a
+    /// runtime. `start` tells the node's incarnations apart: greater by more than the calls it can make in between.
+    #[must_use]
+    pub fn new(
+        peers: Arc<dyn Peers>,
+        registry: Arc<dyn EpochRegistry>,
+        clock: Arc<dyn Clock>,
+        options: ClusterOptions,
+        start: u64,
+    ) -> Self {
+        let me = peers.me();
+        let inner = Arc::new_cyclic(|this| Inner {
+            this: Weak::clone(this),
+            me,
+            locks: GatedLocks::new(options.locks, Arc::clone(&clock), me.id, start),
+            machines: Machines::new(me, options.tokens),
+            peers,
+            registry,
+            clock,
+            host: OnceLock::new(),
+            runtime: tokio::runtime::Handle::current(),
+            members: Mutex::default(),
+            next_number: AtomicU64::new(1),
+            asking: Mutex::default(),
+            evaluating: Mutex::default(),
+            calls: Mutex::default(),
+            own_sinks: OwnSinks::default(),
+            late: Mutex::default(),
+            asserted: Notify::new(),
+            woken: Notify::new(),
+            stopping: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
+        });
+        let host: Weak<dyn GateHost> = inner.this.clone();
+        inner.locks.attach(host);
+        Self { inner }
+    }
+
+    /// Carries out what is due now; for tests that own the time.
+    pub fn tick(&self) {
+        self.inner.locks.tick();
+        self.inner.tick();
+    }
+
+    /// Documents that this node may decide about without asking.
+    #[must_use]
+    pub fn tokens_held(&self) -> usize {
+        self.inner.machines.tokens_held()
+    }
+}
+
+impl Inner {
+    fn now(&self) -> Now {
+        self.clock.now()
+    }
+
+    fn number(&self) -> u64 {
+        self.next_number.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Lets the machine of a document take an event.
+    fn step(self: &Arc<Self>, document: u64, event: Event) {
+        self.step_at(self.machines.of(document), event);
+    }
+
+    fn step_at(self: &Arc<Self>, at: usize, event: Event) {
+        let carry_out = |effect| self.carry_out(effect);
+        self.machines.step(at, event, self.now(), &carry_out);
+    }
+
+    fn step_all(self: &Arc<Self>, event: &Event) {
+        for at in 0..self.machines.count() {
+            self.step_at(at, event.clone());
+        }
+    }
+
+    fn tick(self: &Arc<Self>) {
+        for at in self.machines.due(self.now()) {
+            self.step_at(at, Event::Tick);
+        }
+        self.send_late();
+    }
+
+    fn live(&self, id: MemberId) -> Option<Member> {
+        let members = self.members.lock();
+        members.iter().rev().find(|m| m.id == id).copied()
+    }
+
+    fn tell_host_frozen(&self, frozen: bool) {
+        if let Some(host) = self.host.get().cloned() {
+            self.runtime.spawn(async move { host.frozen(frozen).await });
+        }
+    }
+
+    /// This node is no member any more: nothing it was asked or has asked will come to anything.
+    fn lose(self: &Arc<Self>) {
+        self.lost.store(true, Ordering::Release);
+        self.locks.freeze(true);
+        self.asking.lock().clear();
+        self.calls.lock().clear();
+        self.late.lock().clear();
+        for (_, task) in self.evaluating.lock().drain() {
+            task.abort();
+        }
+        self.locks.stop();
+        self.asserted.notify_waiters();
+    }
+}
+
+impl ClusterHandler for ClusterLocks {
+    fn event(&self, event: ClusterEvent) {
+        let inner = &self.inner;
+        match event {
+            ClusterEvent::NodeUp(member) => {
+                if member != inner.me {
+                    inner.members.lock().insert(member);
+                    inner.step_all(&Event::NodeUp(member));
+                }
+            }
+            ClusterEvent::NodeDown(member) => {
+                inner.members.lock().remove(&member);
+                inner.late.lock().remove(&member);
+                inner.calls.lock().retain(|_, called| called.to != member);
+                inner.step_all(&Event::NodeDown(member));
+            }
+            ClusterEvent::Shards(map) => {
+                let mut news = vec![Vec::new(); inner.machines.count()];
+                for (shard, owner) in map.iter() {
+                    if let Some(news) = news.get_mut(inner.machines.of_shard(shard)) {
+                        news.push((shard, owner));
+                    }
+                }
+                for (at, news) in news.into_iter().enumerate() {
+                    inner.step_at(at, Event::Shards(news));
+                }
+            }
+            ClusterEvent::Frozen => {
+                inner.step_all(&Event::Frozen);
+                inner.locks.freeze(true);
+                inner.tell_host_frozen(true);
+            }
+            ClusterEvent::Thawed => {
+                inner.locks.freeze(false);
+                inner.step_all(&Event::Thawed);
+                inner.tell_host_frozen(false);
+            }
+            ClusterEvent::Lost => inner.lose(),
+        }
+    }
+
+    fn received(&self, from: Member, message: Bytes) {
+        self.inner.received(from, &message);
+    }
+}

@@ -1,0 +1,310 @@
+//! Carries out what the token machines want.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sluice_lockmgr::{
+    Begun, DocumentState, Exported, Member, MemberId, NotHere, Op, OpAnswer, Residence, Ticket,
+    shard_of,
+};
+
+use super::message::{PeerMessage, Tell, decode, encode};
+use super::sinks::StandIn;
+use super::{Inner, Resolved};
+use crate::core::{Body, Effect, Event, GrantId, Part, RequestId, TokenMessage};
+
+impl Inner {
+    pub(super) fn carry_out(self: &Arc<Self>, effect: Effect) {
+        match effect {
+            Effect::Send { to, message } => self.send(to, &PeerMessage::Token(message)),
+            Effect::Forward {
+                to,
+                message,
+                request,
+            } => self.forward(to, message, request),
+            Effect::Run { request } => self.resolve(request, Resolved::Run),
+            Effect::Deliver { request, answer } => {
+                self.resolve(request, Resolved::Answer(answer));
+            }
+            Effect::Undo { answer, .. } => {
+                if let Some(OpAnswer::Opened(Ok(opened))) = decode(&answer, "answer") {
+                    self.abandon(opened.open);
+                }
+            }
+            Effect::Tell { tell, .. } => {
+                if let Some(tell) = decode::<Tell>(&tell, "notice") {
+                    self.own_sinks.tell(tell);
+                }
+            }
+            Effect::Evaluate {
+                document,
+                from,
+                request,
+                op,
+            } => self.evaluate(document, from, request, op),
+            Effect::Abort { from, request, .. } => {
+                if let Some(task) = self.evaluating.lock().remove(&(from, request)) {
+                    task.abort();
+                }
+            }
+            Effect::ForceFence {
+                document,
+                holder,
+                grant,
+            } => self.force_fence(document, holder, grant),
+            Effect::Asserted { .. } => self.asserted.notify_waiters(),
+            effect => self.move_gate(effect),
+        }
+    }
+
+    /// The effects on the gate.
+    fn move_gate(self: &Arc<Self>, effect: Effect) {
+        match effect {
+            Effect::Admit {
+                document,
+                term,
+                states,
+            } => {
+                let residence = term.map_or(Residence::Shared, Residence::Alone);
+                let states = states
+                    .iter()
+                    .filter_map(|state| decode::<DocumentState>(state, "state"));
+                self.locks.admit(document, residence, states.collect());
+            }
+            Effect::Surrender { document, grant } => {
+                let state = self.taken_out(self.locks.export(document));
+                let done = Event::Surrendered {
+                    document,
+                    grant,
+                    state,
+                };
+                self.after_commit(document, done);
+            }
+            Effect::Release { document, grant } => self.release(document, grant),
+            Effect::Look { document } => {
+                let holders = self.locks.holders(document);
+                self.step(document, Event::Looked { document, holders });
+            }
+            Effect::Return { document, only } => {
+                let exported = self.locks.hand_back(document, only);
+                let state = exported.map(|exported| self.taken_out(Some(exported)));
+                let returned = Event::Returned {
+                    document,
+                    only,
+                    state,
+                };
+                self.step(document, returned);
+            }
+            Effect::Relinquish { document } => {
+                let part = self.taken_out(self.locks.relinquish(document));
+                self.step(document, Event::Relinquished { document, part });
+            }
+            Effect::Drop { document } => self.locks.forget(document),
+            Effect::DropMember { document, member } => {
+                self.locks.drop_member_of(document, member.id);
+            }
+            _ => {}
+        }
+    }
+
+    /// What was behind a gate, in bytes; sinks of own clients stay here.
+    fn taken_out(&self, exported: Option<Exported>) -> Option<Bytes> {
+        let exported = exported?;
+        for (open, sink) in exported.sinks {
+            self.own_sinks.keep(open.id, sink);
+        }
+        exported.state.map(|state| encode(&state))
+    }
+
+    /// Tells the machine, after what is uncommitted is committed.
+    fn after_commit(self: &Arc<Self>, document: u64, done: Event) {
+        let host = self.host.get();
+        let Some(host) = host.filter(|host| host.has_uncommitted(document)).cloned() else {
+            self.step(document, done);
+            return;
+        };
+        let inner = Arc::clone(self);
+        self.runtime.spawn(async move {
+            host.surrender(document).await;
+            inner.step(document, done);
+        });
+    }
+
+    fn release(self: &Arc<Self>, document: u64, grant: GrantId) {
+        let uncommitted = self
+            .host
+            .get()
+            .is_some_and(|host| host.has_uncommitted(document));
+        let done = !uncommitted && self.locks.close_if_idle(document);
+        let released = Event::Released {
+            document,
+            grant,
+            done,
+        };
+        if done {
+            // A write that had passed the gate may have left something behind meanwhile.
+            self.after_commit(document, released);
+        } else {
+            self.step(document, released);
+        }
+    }
+
+    fn resolve(&self, request: RequestId, resolved: Resolved) {
+        if let Some(asking) = self.asking.lock().remove(&request) {
+            // A caller that is gone has given the call up already.
+            let _ = asking.resolved.send(resolved);
+        }
+    }
+
+    fn forward(&self, to: Member, mut message: TokenMessage, request: RequestId) {
+        let known = self.asking.lock().get(&request).map(|a| a.op.clone());
+        if let (Body::Ask { op, .. }, Some(known)) = (&mut message.body, known) {
+            *op = known;
+            self.send(to, &PeerMessage::Token(message));
+        }
+    }
+
+    // ---- for other nodes ----
+
+    fn evaluate(self: &Arc<Self>, document: u64, from: Member, request: RequestId, bytes: Bytes) {
+        let Some((ticket, mut op)) = decode::<(Ticket, Op)>(&bytes, "request") else {
+            let answer = encode(&OpAnswer::Done(Err(sluice_lockmgr::Denial::NodeLost)));
+            self.answered(document, from, request, answer, None);
+            return;
+        };
+        if op.document() != document {
+            let answer = encode(&op.lost());
+            self.answered(document, from, request, answer, None);
+            return;
+        }
+        if op.is_heard() {
+            let open = match &op {
+                Op::Reclaim { open, .. } => open.id,
+                _ => sluice_lockmgr::OpenId(ticket.0),
+            };
+            op.put_sink(Arc::new(StandIn {
+                inner: Arc::downgrade(self),
+                member: from.id,
+                open,
+            }));
+        }
+        match self.locks.begin(&op, Some(ticket)) {
+            Ok(Begun::Done(answer)) => self.answer(document, from, request, &op, &answer),
+            Ok(Begun::Waiting(waiting)) => {
+                let inner = Arc::clone(self);
+                let mut evaluating = self.evaluating.lock();
+                let task = self.runtime.spawn(async move {
+                    let answer = waiting.answer().await;
+                    inner.evaluating.lock().remove(&(from, request));
+                    match answer {
+                        Ok(answer) => inner.answer(document, from, request, &op, &answer),
+                        Err(NotHere { .. }) => inner.unanswered(document, from, request, bytes),
+                    }
+                });
+                evaluating.insert((from, request), task.abort_handle());
+            }
+            Err(NotHere { .. }) => self.unanswered(document, from, request, bytes),
+        }
+    }
+
+    fn unanswered(self: &Arc<Self>, document: u64, from: Member, request: RequestId, op: Bytes) {
+        let event = Event::Unanswered {
+            document,
+            from,
+            request,
+            op,
+        };
+        self.step(document, event);
+    }
+
+    fn answer(
+        self: &Arc<Self>,
+        document: u64,
+        from: Member,
+        request: RequestId,
+        op: &Op,
+        answer: &OpAnswer,
+    ) {
+        let part = changes(op, answer)
+            .then(|| self.part(document, from.id))
+            .flatten();
+        self.answered(document, from, request, encode(answer), part);
+    }
+
+    fn answered(
+        self: &Arc<Self>,
+        document: u64,
+        from: Member,
+        request: RequestId,
+        answer: Bytes,
+        part: Option<Part>,
+    ) {
+        let event = Event::Answered {
+            document,
+            from,
+            request,
+            answer,
+            part,
+        };
+        self.step(document, event);
+    }
+
+    fn part(&self, document: u64, member: MemberId) -> Option<Part> {
+        let (version, state) = self.locks.part_of(document, member)?;
+        let state = state.map(|state| encode(&state));
+        Some(Part { version, state })
+    }
+
+    /// The table has something to say to another node's client.
+    pub(super) fn told(self: &Arc<Self>, document: u64, member: MemberId, tell: &Tell) {
+        let Some(to) = self.live(member) else { return };
+        let part = self.part(document, member);
+        let event = Event::Told {
+            document,
+            to,
+            tell: encode(tell),
+            part,
+        };
+        self.step(document, event);
+    }
+
+    fn force_fence(self: &Arc<Self>, document: u64, holder: Member, grant: GrantId) {
+        let owner = self
+            .machines
+            .look(document, |machine| machine.owner(document));
+        let Some((_, epoch)) = owner.filter(|(owner, _)| *owner == self.me) else {
+            return;
+        };
+        tracing::warn!(document, %holder, "a node does not give a document back; its right is taken away by force");
+        let inner = Arc::clone(self);
+        self.runtime.spawn(async move {
+            let raised = inner.registry.force_fence(inner.me, document, epoch).await;
+            if let Err(error) = &raised {
+                tracing::warn!(document, shard = shard_of(document).0, %error, "the document's fence can't be raised; it is tried again");
+            }
+            let fenced = Event::Fenced {
+                document,
+                grant,
+                fence: raised.ok(),
+            };
+            inner.step(document, fenced);
+        });
+    }
+}
+
+/// Whether an answer may have changed what the asking node's clients have.
+fn changes(op: &Op, answer: &OpAnswer) -> bool {
+    let refused = matches!(
+        answer,
+        OpAnswer::Opened(Err(_))
+            | OpAnswer::Done(Err(_))
+            | OpAnswer::Unlocked(Err(_))
+            | OpAnswer::Acknowledged(Err(_))
+    );
+    let reads = match op {
+        Op::Io { .. } | Op::State(_) | Op::TestOwned(_) | Op::Explain(_) => true,
+        Op::IoWithoutOpen(request) => request.place.is_none(),
+        _ => false,
+    };
+    !refused && !reads
+}

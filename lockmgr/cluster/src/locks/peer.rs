@@ -1,0 +1,272 @@
+//! Messages to and from other nodes: sending, questions and answers, and what is not a token machine's matter.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sluice_lockmgr::{
+    CacheSink, ClientId, Entry, GateHost, LeaseId, ListFilter, Member, MemberId, OpenRef, Ticket,
+};
+use tokio::sync::oneshot;
+
+use super::Inner;
+use super::message::{Call, PeerMessage, Reply};
+use super::sinks::StandIn;
+use crate::core::Event;
+use crate::transport::SendError;
+
+/// A question on its way.
+pub(super) struct Called {
+    pub to: Member,
+    answer: oneshot::Sender<Reply>,
+}
+
+impl Inner {
+    pub(super) fn send(&self, to: Member, message: &PeerMessage) {
+        let bytes = message.to_bytes();
+        let mut late = self.late.lock();
+        if let Some(queue) = late.get_mut(&to) {
+            queue.push_back(bytes);
+            return;
+        }
+        match self.peers.send(to, bytes.clone()) {
+            Ok(()) => {}
+            Err(SendError::NotAMember) => tracing::debug!(%to, "not sent to a former member"),
+            Err(error @ SendError::TooLarge) => {
+                tracing::error!(%to, %error, length = bytes.len(), "a message to a node is lost");
+            }
+            Err(SendError::Full) => {
+                late.entry(to).or_default().push_back(bytes);
+            }
+        }
+    }
+
+    /// Sends what a link had no room for, in order.
+    pub(super) fn send_late(&self) {
+        let mut late = self.late.lock();
+        late.retain(|to, queue| {
+            while let Some(bytes) = queue.front() {
+                match self.peers.send(*to, bytes.clone()) {
+                    Err(SendError::Full) => return true,
+                    Err(SendError::NotAMember) => return false,
+                    Ok(()) | Err(SendError::TooLarge) => queue.pop_front(),
+                };
+            }
+            false
+        });
+    }
+
+    pub(super) fn received(self: &Arc<Self>, from: Member, bytes: &Bytes) {
+        if self.is_lost() {
+            return;
+        }
+        match PeerMessage::from_bytes(bytes) {
+            Some(PeerMessage::Token(message)) => {
+                let at = self.machines.of_shard(message.shard);
+                self.step_at(at, Event::Message { from, message });
+            }
+            Some(PeerMessage::Call(number, call)) => self.called(from, number, call),
+            Some(PeerMessage::Reply(number, reply)) => {
+                if let Some(called) = self.calls.lock().remove(&number) {
+                    // Who asked may be gone.
+                    let _ = called.answer.send(reply);
+                }
+            }
+            Some(PeerMessage::Note(note)) => {
+                if let Some(host) = self.host.get() {
+                    host.noted(note);
+                }
+            }
+            Some(PeerMessage::LeaseUnused(lease, by)) => self.locks.leave_lease(lease, by),
+            None => {}
+        }
+    }
+
+    fn called(self: &Arc<Self>, from: Member, number: u64, call: Call) {
+        match call {
+            Call::Note(note) => {
+                if let Some(host) = self.host.get() {
+                    host.noted(note);
+                }
+                self.send(from, &PeerMessage::Reply(number, Reply::Done(true)));
+            }
+            Call::List {
+                document,
+                client,
+                limit,
+            } => {
+                let filter = ListFilter {
+                    document,
+                    client,
+                    limit,
+                };
+                let entries = self.locks.list(&filter);
+                self.send(from, &PeerMessage::Reply(number, Reply::Entries(entries)));
+            }
+            Call::ForceRelease(id) => {
+                let done = self.locks.force_release(id);
+                self.send(from, &PeerMessage::Reply(number, Reply::Done(done)));
+            }
+            Call::Settle { documents, holder } => {
+                let inner = Arc::clone(self);
+                self.runtime.spawn(async move {
+                    let done = if holder {
+                        inner.settle_here(&documents).await
+                    } else {
+                        inner.settle_held(&documents).await
+                    };
+                    inner.send(from, &PeerMessage::Reply(number, Reply::Done(done)));
+                });
+            }
+        }
+    }
+
+    /// Asks a node; `None` if it is or becomes no member.
+    pub(super) async fn question(&self, to: Member, call: Call) -> Option<Reply> {
+        if !self.members.lock().contains(&to) {
+            return None;
+        }
+        let number = self.number();
+        let (sender, answer) = oneshot::channel();
+        let called = Called { to, answer: sender };
+        self.calls.lock().insert(number, called);
+        let _gone = Forget {
+            inner: self,
+            number,
+        };
+        // It may have gone since it was looked for, before there was something to drop.
+        if !self.members.lock().contains(&to) {
+            return None;
+        }
+        self.send(to, &PeerMessage::Call(number, call));
+        answer.await.ok()
+    }
+
+    pub(super) fn others(&self) -> Vec<Member> {
+        self.members.lock().iter().copied().collect()
+    }
+
+    /// What all nodes list.
+    pub(super) async fn list_everywhere(&self, filter: &ListFilter) -> Vec<Entry> {
+        let mut entries = self.locks.list(filter);
+        for member in self.others() {
+            if let Some(Reply::Entries(more)) = self.question(member, Call::list(filter)).await {
+                entries.extend(more);
+            }
+        }
+        entries.sort_by_key(|e| e.resource.document);
+        if filter.limit != 0 {
+            entries.truncate(filter.limit);
+        }
+        entries
+    }
+
+    // ---- changes that are acknowledged and not committed ----
+
+    /// Asks those who coordinate the documents.
+    pub(super) async fn settle_all(self: &Arc<Self>, documents: &[u64]) -> bool {
+        let mut by_owner: Vec<(Member, Vec<u64>)> = Vec::new();
+        for document in documents {
+            let decided = self.machines.look(*document, |machine| {
+                (machine.decides(*document), machine.owner(*document))
+            });
+            match decided {
+                (true, _) | (false, None) => {}
+                (false, Some((owner, _))) => sort_in(&mut by_owner, owner, *document),
+            }
+        }
+        let mut some = false;
+        for (owner, documents) in by_owner {
+            some |= if owner == self.me {
+                self.settle_held(&documents).await
+            } else {
+                let holder = false;
+                self.settle_at(owner, documents, holder).await
+            };
+        }
+        some
+    }
+
+    /// At the coordinator: asks those who are alone on them.
+    async fn settle_held(self: &Arc<Self>, documents: &[u64]) -> bool {
+        let mut by_holder: Vec<(Member, Vec<u64>)> = Vec::new();
+        for document in documents {
+            let held = self.machines.look(*document, |m| m.holder(*document));
+            if let Ok(Some(holder)) = held {
+                sort_in(&mut by_holder, holder, *document);
+            }
+        }
+        let mut some = false;
+        for (holder, documents) in by_holder {
+            some |= if holder == self.me {
+                self.settle_here(&documents).await
+            } else {
+                self.settle_at(holder, documents, true).await
+            };
+        }
+        some
+    }
+
+    async fn settle_at(&self, to: Member, documents: Vec<u64>, holder: bool) -> bool {
+        let call = Call::Settle { documents, holder };
+        matches!(self.question(to, call).await, Some(Reply::Done(true)))
+    }
+
+    async fn settle_here(&self, documents: &[u64]) -> bool {
+        let Some(host) = self.host.get() else {
+            return false;
+        };
+        let mut some = false;
+        for document in documents {
+            if host.has_uncommitted(*document) {
+                some |= host.settle(*document).await;
+            }
+        }
+        some
+    }
+}
+
+fn sort_in(by: &mut Vec<(Member, Vec<u64>)>, member: Member, document: u64) {
+    match by.iter_mut().find(|(m, _)| *m == member) {
+        Some((_, documents)) => documents.push(document),
+        None => by.push((member, vec![document])),
+    }
+}
+
+/// Forgets a question that nobody asks any more.
+struct Forget<'a> {
+    inner: &'a Inner,
+    number: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.inner.calls.lock().remove(&self.number);
+    }
+}
+
+/// What the lock table asks: through a handle that does not keep the service alive.
+impl GateHost for Inner {
+    fn sink(&self, open: OpenRef, client: ClientId) -> Option<Arc<dyn CacheSink>> {
+        if client.member() == self.me.id {
+            // The table has it from now on.
+            return self.own_sinks.forget(open.id);
+        }
+        Some(Arc::new(StandIn {
+            inner: self.this.clone(),
+            member: client.member(),
+            open: open.id,
+        }))
+    }
+
+    fn abandoned(&self, open: OpenRef) {
+        if let Some(inner) = self.this.upgrade() {
+            inner.abandon(open);
+        }
+    }
+
+    fn lease_unused(&self, member: MemberId, lease: LeaseId, by: Ticket) {
+        if let Some(to) = self.live(member) {
+            self.send(to, &PeerMessage::LeaseUnused(lease, by));
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! The lock service on several nodes in one process: real services, links in memory, time in the test's hand.
+
+mod net;
+mod scenario;
+mod stories;
