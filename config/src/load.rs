@@ -160,17 +160,30 @@ fn combination(name: &str, settings: Settings) -> Result<Settings, ConfigError> 
     if let Err((key, reason)) = cluster(&settings) {
         return wrong(key, reason);
     }
-    if matches!(settings.repository.content, ContentUri::S3 { .. }) {
-        return wrong(
-            "repository.content",
-            "this version keeps content in a folder; write content = \"file:///path\"",
-        );
-    }
-    if settings.repository.s3.is_some() {
-        return wrong(
-            "repository.s3",
-            "it belongs to S3 content only; remove the section or set content = \"s3://bucket/prefix\"",
-        );
+    if let Some(s3) = &settings.repository.s3 {
+        if matches!(settings.repository.content, ContentUri::Folder(_)) {
+            return wrong(
+                "repository.s3",
+                "it belongs to S3 content only; remove the section or set content = \"s3://bucket/prefix\"",
+            );
+        }
+        if s3.access_key_id.is_some() != s3.secret_access_key.is_some() {
+            return wrong(
+                "repository.s3.access_key_id",
+                "give both access_key_id and secret_access_key, or neither (the environment or the machine's role counts then)",
+            );
+        }
+        if !s3.allow_http
+            && s3
+                .endpoint
+                .as_deref()
+                .is_some_and(|e| e.starts_with("http://"))
+        {
+            return wrong(
+                "repository.s3.endpoint",
+                "it is not encrypted; write https://, or allow_http = true in a network that you trust",
+            );
+        }
     }
     if let Some(ftp) = &settings.ftp
         && ftp.tls_cert.is_some() != ftp.tls_key.is_some()
@@ -291,6 +304,30 @@ mod tests {
             &env(&[("SLUICE_CLUSTER__LISTEN", "10.0.0.9:1")]),
         );
         assert_eq!(overridden.unwrap().cluster.unwrap().listen.port(), 1);
+    }
+
+    #[test]
+    fn access_to_s3_must_be_whole_and_fit_the_content() {
+        let text = |content: &str, s3: &str| {
+            format!(
+                "[node]\nname = \"a\"\nstate_dir = \"/x\"\n[repository]\nmetadata = \"sqlite:///m\"\ncontent = \"{content}\"\n[repository.s3]\n{s3}\n"
+            )
+        };
+        let told = |content, s3| match check("x", &text(content, s3), &env(&[])) {
+            Ok(settings) => format!("{settings:?}"),
+            Err(error) => error.to_string(),
+        };
+        assert!(told("file:///c", "").contains("S3 content only"));
+        assert!(told("s3://b/p", "access_key_id = \"k\"").contains("give both"));
+        assert!(told("s3://b/p", "endpoint = \"http://h\"").contains("allow_http"));
+        let fine = told(
+            "s3://b/p",
+            "endpoint = \"http://h\"\nallow_http = true\naccess_key_id = \"kkkk\"\nsecret_access_key = \"ssss\"",
+        );
+        assert!(
+            fine.starts_with("Settings") && !fine.contains("ssss"),
+            "{fine}"
+        );
     }
 
     #[test]

@@ -3,12 +3,10 @@
 
 pub mod admin;
 pub mod cli;
-pub mod cluster;
-pub mod demo;
+mod content;
 pub mod files;
 mod housekeeping;
 pub mod logging;
 pub mod node;
 pub mod tls;
-pub mod verify;
 pub mod welcome;

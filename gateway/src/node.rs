@@ -1,17 +1,15 @@
 //! One running node: settings become stores, locks, file layer and heads here and nowhere else. Everything is bound before
 //! anything serves, so that a wrong setting leaves nothing half-started.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use sluice_config::{ContentUri, Encryption, FtpTls, MetadataUri, Settings, Signing};
+use sluice_config::{Encryption, FtpTls, MetadataUri, Settings, Signing};
 use sluice_lockmgr::{LocalLocks, LockOptions, MonotonicClock};
-use sluice_repo::{ContentStore, Repository};
-use sluice_repo_content::{Folder, Options as ContentOptions, Store};
+use sluice_repo::Repository;
 use sluice_repo_sqlite::{Options as SqliteOptions, SqliteRepository};
 use sluice_vfs::{Vfs, VfsOptions, VfsTimes};
 use tokio::net::{TcpListener, UnixListener};
@@ -19,9 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin;
-use crate::cluster::ClusterView;
 use crate::housekeeping;
-use crate::verify::HeadAddresses;
 
 /// The stores and the file layer on them, without any head: what a running node and an offline command share.
 pub struct Stack {
@@ -29,8 +25,6 @@ pub struct Stack {
     pub vfs: Vfs,
     /// The metadata store, to be closed last.
     pub repository: Arc<dyn Repository>,
-    /// The cluster, if the repository is one's.
-    pub cluster: Option<ClusterView>,
     /// What the first start made.
     pub first_password: Option<String>,
 }
@@ -57,7 +51,7 @@ pub fn control_path(settings: &Settings) -> PathBuf {
     settings.node.state_dir.join("control.sock")
 }
 
-fn make_folder(path: &Path, key: &str) -> anyhow::Result<()> {
+pub(crate) fn make_folder(path: &Path, key: &str) -> anyhow::Result<()> {
     std::fs::create_dir_all(path).with_context(|| {
         format!(
             "{key}: the folder {} can't be made; choose one that this user may write",
@@ -75,16 +69,12 @@ pub async fn open_stack(settings: &Settings) -> anyhow::Result<Stack> {
     let MetadataUri::Sqlite(database) = &settings.repository.metadata else {
         anyhow::bail!("repository.metadata: this version serves SQLite only");
     };
-    let ContentUri::Folder(folder) = &settings.repository.content else {
-        anyhow::bail!("repository.content: this version keeps content in a folder only");
-    };
     if let Some(parent) = database
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty())
     {
         make_folder(parent, "repository.metadata")?;
     }
-    make_folder(folder, "repository.content")?;
     let repository: Arc<dyn Repository> = Arc::new(
         SqliteRepository::open(SqliteOptions::new(database))
             .await
@@ -95,13 +85,7 @@ pub async fn open_stack(settings: &Settings) -> anyhow::Result<Stack> {
                 )
             })?,
     );
-    let unusable = || format!("repository.content: {} can't be used", folder.display());
-    let objects = Arc::new(Folder::open(folder).with_context(unusable)?);
-    let content: Arc<dyn ContentStore> =
-        Arc::new(Store::new(objects, ContentOptions::default()).with_context(unusable)?);
-    claim(repository.as_ref(), content.as_ref())
-        .await
-        .with_context(unusable)?;
+    let content = crate::content::open(&settings.repository, repository.as_ref(), 0).await?;
     let mut times = VfsTimes::default();
     if let Some(nfs) = &settings.nfs {
         times.place_idle = Duration::from_millis(nfs.writer_idle_ms);
@@ -123,19 +107,8 @@ pub async fn open_stack(settings: &Settings) -> anyhow::Result<Stack> {
     Ok(Stack {
         vfs,
         repository,
-        cluster: None,
         first_password: first.map(|first| first.password),
     })
-}
-
-/// Makes sure that content and metadata belong together: garbage collection with the wrong metadata would delete everything.
-async fn claim(repository: &dyn Repository, content: &dyn ContentStore) -> anyhow::Result<()> {
-    let mut random = [0; 16];
-    getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("no random numbers: {error}"))?;
-    let made = format!("{:032x}", u128::from_le_bytes(random));
-    let identity = repository.setting_or("repository_id", made.into()).await?;
-    content.claim(&String::from_utf8_lossy(&identity)).await?;
-    Ok(())
 }
 
 impl Stack {
@@ -203,20 +176,6 @@ impl Node {
             ),
             None => None,
         };
-        let heads = HeadAddresses {
-            smb: smb
-                .as_ref()
-                .and_then(|smb| reachable(smb.addresses(), settings)),
-            nfs: nfs
-                .as_ref()
-                .and_then(|nfs| reachable(&nfs.addresses(), settings)),
-            ftp: ftp
-                .as_ref()
-                .and_then(|ftp| reachable(&ftp.local_addresses(), settings)),
-        };
-        vfs.admin()
-            .publish_facts(serde_json::to_vec(&heads)?)
-            .await?;
         Ok(Node {
             control,
             token,
@@ -265,12 +224,7 @@ impl Node {
         let ready = admin::Readiness::default();
         ready.set(true);
         let services = TaskTracker::new();
-        let state = admin::AdminState::new(
-            stack.vfs.clone(),
-            stack.cluster.clone(),
-            token,
-            ready.clone(),
-        );
+        let state = admin::AdminState::new(stack.vfs.clone(), token, ready.clone());
         let services_stop = CancellationToken::new();
         for listener in admin {
             services.spawn(admin::serve_tcp(
@@ -309,21 +263,6 @@ impl ControlSocket {
             .with_context(|| format!("node.state_dir: {} can't be protected", path.display()))?;
         Ok(ControlSocket { path, listener })
     }
-}
-
-/// Where other nodes' administrators call a head: its first address, with the node's own in place of "any".
-fn reachable(addresses: &[SocketAddr], settings: &Settings) -> Option<SocketAddr> {
-    let first = *addresses.first()?;
-    if !first.ip().is_unspecified() {
-        return Some(first);
-    }
-    let own = settings
-        .cluster
-        .as_ref()
-        .map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |cluster| {
-            cluster.advertise.ip()
-        });
-    Some(SocketAddr::new(own, first.port()))
 }
 
 fn proxies(settings: &Settings) -> sluice_proxy::Proxies {

@@ -50,4 +50,3 @@ fn get(smb: &mut SmbClient, path: &str) -> Vec<u8> {
     smb.close(file).expect("connection");
     bytes
 }
-mod verify;

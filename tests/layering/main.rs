@@ -48,7 +48,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("sluice-nfs-wire", &[]),
     ("sluice-config", &[]),
     ("sluice-clients", &[]),
-    ("sluice-tests", &["sluice-clients", "sluice-repo-postgres"]),
+    ("sluice-tests", &["sluice-clients"]),
+    ("sluice-s3-tests", &[]),
 ];
 
 /// Crates that do no input or output: none of these may be among their direct dependencies.

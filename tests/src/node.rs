@@ -36,28 +36,6 @@ pub struct Ports {
     pub admin: u16,
 }
 
-/// What a node's configuration file says besides its ports.
-#[derive(Clone, Debug, Default)]
-pub struct Place {
-    /// `node.name`.
-    pub name: String,
-    /// Stores that it shares with others; none: its own in its scratch folder.
-    pub shared: Option<Shared>,
-    /// Further keys of the section `[node]`.
-    pub node_keys: String,
-    /// Further sections.
-    pub extra: String,
-}
-
-/// Stores of several nodes.
-#[derive(Clone, Debug)]
-pub struct Shared {
-    /// `repository.metadata`.
-    pub metadata: String,
-    /// `repository.content`.
-    pub content: String,
-}
-
 impl Ports {
     /// First and last port for passive FTP data connections.
     pub fn passive(self) -> (u16, u16) {
@@ -96,51 +74,36 @@ fn free_ports() -> anyhow::Result<Ports> {
 impl TestNode {
     /// Starts a fresh node with the user [`USER`]; `extra` is added to its configuration file.
     pub fn start_with(extra: &str) -> anyhow::Result<TestNode> {
-        TestNode::start_configured("", extra)
+        TestNode::start_configured("", None, extra)
+    }
+
+    /// The same with its content elsewhere, for example in `s3://bucket/prefix`.
+    pub fn start_with_content(content: &str, extra: &str) -> anyhow::Result<TestNode> {
+        TestNode::start_configured("", Some(content), extra)
     }
 
     /// The same with further keys of the section `[node]`.
     pub fn start_with_node_keys(keys: &str) -> anyhow::Result<TestNode> {
-        TestNode::start_configured(keys, "")
+        TestNode::start_configured(keys, None, "")
     }
 
-    fn start_configured(node_keys: &str, extra: &str) -> anyhow::Result<TestNode> {
-        let node = TestNode::start_at(&Place {
-            name: "t1".into(),
-            shared: None,
-            node_keys: node_keys.into(),
-            extra: extra.into(),
-        })?;
-        node.add_user(USER, PASSWORD, 1000)?;
-        Ok(node)
-    }
-
-    /// Starts a node in a new scratch folder; makes no user.
-    pub fn start_at(place: &Place) -> anyhow::Result<TestNode> {
+    fn start_configured(
+        node_keys: &str,
+        content: Option<&str>,
+        extra: &str,
+    ) -> anyhow::Result<TestNode> {
         let dir = tempfile::tempdir()?;
         let ports = free_ports()?;
         let base = dir.path().display();
+        let content = content.map_or_else(|| format!("file://{base}/content"), str::to_owned);
         let (first_passive, last_passive) = ports.passive();
-        let own = Shared {
-            metadata: format!("sqlite://{base}/meta.db"),
-            content: format!("file://{base}/content"),
-        };
-        let stores = place.shared.as_ref().unwrap_or(&own);
         let config = format!(
-            "[node]\nname = \"{}\"\nstate_dir = \"{base}/state\"\n{}\
-             [repository]\nmetadata = \"{}\"\ncontent = \"{}\"\n\
+            "[node]\nname = \"t1\"\nstate_dir = \"{base}/state\"\n{node_keys}\
+             [repository]\nmetadata = \"sqlite://{base}/meta.db\"\ncontent = \"{content}\"\n\
              [smb]\nlisten = [\"127.0.0.1:{}\"]\n[nfs]\nlisten = [\"127.0.0.1:{}\"]\n\
              [ftp]\nlisten = [\"127.0.0.1:{}\"]\npassive_ports = \"{first_passive}-{last_passive}\"\n\
-             [admin]\nlisten = [\"127.0.0.1:{}\"]\n{}",
-            place.name,
-            place.node_keys,
-            stores.metadata,
-            stores.content,
-            ports.smb,
-            ports.nfs,
-            ports.ftp,
-            ports.admin,
-            place.extra,
+             [admin]\nlisten = [\"127.0.0.1:{}\"]\n{extra}",
+            ports.smb, ports.nfs, ports.ftp, ports.admin,
         );
         std::fs::write(dir.path().join("sluice.toml"), config)?;
         let mut node = TestNode {
@@ -149,6 +112,7 @@ impl TestNode {
             ports,
         };
         node.spawn()?;
+        node.add_user(USER, PASSWORD, 1000)?;
         Ok(node)
     }
 
@@ -194,21 +158,7 @@ impl TestNode {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    /// Whether `/readyz` says that it serves.
-    pub fn is_ready(&self) -> bool {
-        let ask = || -> std::io::Result<String> {
-            let mut stream = std::net::TcpStream::connect(("127.0.0.1", self.ports.admin))?;
-            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-            stream
-                .write_all(b"GET /readyz HTTP/1.1\r\nHost: sluice\r\nConnection: close\r\n\r\n")?;
-            let mut answer = String::new();
-            std::io::Read::read_to_string(&mut stream, &mut answer)?;
-            Ok(answer)
-        };
-        ask().is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
-    }
-
-    /// The process id; 0 if it does not run.
+    /// The process id.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().map_or(0, Child::id)
     }

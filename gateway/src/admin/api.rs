@@ -7,13 +7,9 @@ use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use sluice_vfs::Vfs;
-
-use crate::verify::HeadAddresses;
 use sluice_vfs::{
     AdminError, LockQuery, NewRule, NewUser, Password, PolicyQuestion, ShareChange, Simulation,
 };
-
-use crate::cluster::{ClusterView, NodeRecord};
 
 /// An answer: the value, or a refusal in words.
 struct Answer<T>(Result<T, AdminError>);
@@ -72,14 +68,7 @@ struct Check {
 }
 
 /// All routes below `/api/v1`.
-pub(super) fn router<S: Clone + Send + Sync + 'static>(
-    vfs: Vfs,
-    cluster: Option<ClusterView>,
-) -> Router<S> {
-    let members = Router::new()
-        .route("/nodes", get(nodes))
-        .route("/nodes/{name}/drain", post(drain))
-        .with_state((vfs.clone(), cluster));
+pub(super) fn router<S: Clone + Send + Sync + 'static>(vfs: Vfs) -> Router<S> {
     Router::new()
         .route("/users", get(users).post(add_user))
         .route("/users/{name}", delete(remove_user))
@@ -98,13 +87,12 @@ pub(super) fn router<S: Clone + Send + Sync + 'static>(
         .route("/locks/explain", get(explain_locks))
         .route("/locks/{id}/break", post(break_lock))
         .route("/sessions", get(sessions))
-        .route("/nodes/{name}/heads", get(heads))
+        .route("/nodes", get(nodes))
         .route("/check", post(check))
         .route("/gc", post(gc))
         .route("/versions", get(versions))
         .route("/versions/restore", post(restore))
         .with_state(vfs)
-        .merge(members)
 }
 
 async fn users(State(vfs): State<Vfs>) -> impl IntoResponse {
@@ -204,27 +192,13 @@ async fn sessions(State(vfs): State<Vfs>) -> impl IntoResponse {
     Answer(vfs.admin().sessions().await)
 }
 
-type Members = (Vfs, Option<ClusterView>);
-
-async fn nodes(State((vfs, cluster)): State<Members>) -> impl IntoResponse {
-    Answer(match cluster {
-        Some(cluster) => cluster.nodes().await,
-        None => Ok(vec![NodeRecord::alone(vfs.node_name())]),
-    })
-}
-
-async fn drain(State((_, cluster)): State<Members>, Path(name): Path<String>) -> impl IntoResponse {
-    Answer(match cluster {
-        Some(cluster) => cluster.drain(&name).await,
-        None => Err(AdminError::Invalid(format!(
-            "node {name} is not in a cluster, so no other node could take its clients; stop it with SIGTERM"
-        ))),
-    })
-}
-
-async fn heads(State(vfs): State<Vfs>, Path(name): Path<String>) -> impl IntoResponse {
-    let facts = vfs.admin().facts(&name).await;
-    Answer(facts.map(|bytes| serde_json::from_slice::<HeadAddresses>(&bytes).unwrap_or_default()))
+async fn nodes(State(vfs): State<Vfs>) -> impl IntoResponse {
+    Json(serde_json::json!([{
+        "name": vfs.node_name(),
+        "state": "live",
+        "version": env!("CARGO_PKG_VERSION"),
+        "pid": std::process::id(),
+    }]))
 }
 
 async fn check(State(vfs): State<Vfs>, Json(check): Json<Check>) -> impl IntoResponse {

@@ -17,7 +17,7 @@ use tower::ServiceExt;
 use crate::node::{Stack, control_path, open_stack};
 
 /// A way to the admin API.
-pub(crate) enum Door {
+pub(super) enum Door {
     /// The control socket of a running node.
     Running(PathBuf),
     /// The stores, opened by this process.
@@ -26,7 +26,7 @@ pub(crate) enum Door {
 
 impl Door {
     /// Finds the running node of these settings, or opens its stores.
-    pub(crate) async fn open(settings: &Settings) -> anyhow::Result<Door> {
+    pub(super) async fn open(settings: &Settings) -> anyhow::Result<Door> {
         let socket = control_path(settings);
         if UnixStream::connect(&socket).await.is_ok() {
             return Ok(Door::Running(socket));
@@ -37,12 +37,12 @@ impl Door {
                 "sluice: the repository is new: user \"admin\" has the password {password} (shown once)"
             );
         }
-        let router = crate::admin::trusted_router(stack.vfs.clone(), stack.cluster.clone());
+        let router = crate::admin::trusted_router(stack.vfs.clone());
         Ok(Door::Stopped(router, Box::new(stack)))
     }
 
     /// One call; a refusal becomes an error with the API's sentence.
-    pub(crate) async fn call(
+    pub(super) async fn call(
         &self,
         method: Method,
         path: &str,
@@ -67,7 +67,7 @@ impl Door {
     }
 
     /// Commits and closes, if this process opened the stores.
-    pub(crate) async fn close(self) -> anyhow::Result<()> {
+    pub(super) async fn close(self) -> anyhow::Result<()> {
         match self {
             Door::Running(_) => Ok(()),
             Door::Stopped(router, stack) => {

@@ -307,7 +307,7 @@ impl World {
         };
         request.cache = cache_request(client, args);
         request.sink = (request.cache != CacheRequest::None).then(|| self.sink(name));
-        let answer = self.table.request(self.now, Ask::Open(&request), None);
+        let answer = self.table.request(self.now, Ask::Open(&request));
         self.say(name, answer)
     }
 
@@ -367,7 +367,7 @@ impl World {
             open: self.opened(args[0]),
             kind: Self::io_kind(args[1], args.get(2)),
         };
-        let answer = self.table.request(self.now, ask, None);
+        let answer = self.table.request(self.now, ask);
         self.say(args[0], answer)
     }
 
@@ -382,7 +382,7 @@ impl World {
             on_conflict: on_conflict(args),
             nfs_ranges_mandatory: flag(args, "ranges-bind-nfs"),
         };
-        let answer = self.table.request(self.now, Ask::Io(&request), None);
+        let answer = self.table.request(self.now, Ask::Io(&request));
         self.say(args[0], answer)
     }
 
@@ -396,7 +396,6 @@ impl World {
                 actor: &actor,
                 open,
             },
-            None,
         );
         self.say(args[0], answer)
     }
@@ -412,7 +411,7 @@ impl World {
             locks: ranges.collect(),
             on_conflict: on_conflict(args),
         };
-        let answer = self.table.request(self.now, Ask::Ranges(&request), None);
+        let answer = self.table.request(self.now, Ask::Ranges(&request));
         self.say(args[0], answer)
     }
 
@@ -443,9 +442,7 @@ impl World {
 
     fn nfs_lock(&mut self, args: &Args<'_>) -> String {
         let request = self.owned(args);
-        let answer = self
-            .table
-            .request(self.now, Ask::OwnedRange(&request), None);
+        let answer = self.table.request(self.now, Ask::OwnedRange(&request));
         self.say(args[0], answer)
     }
 
@@ -516,7 +513,7 @@ impl World {
                 } => {
                     sink.on_cache_revoked(resource, grant, reason);
                 }
-                Effect::LeaseUnused { .. } => {}
+                Effect::LeaseUnused(_) => {}
             }
             for (name, told) in &self.sinks {
                 out.extend(

@@ -121,15 +121,26 @@ async fn read_pages(shared: &Shared, object: &ObjectRef, pages: &[u32]) -> Resul
             PAGE_BYTES.min(object.len.saturating_sub(page * PAGE_BYTES)),
         )
     };
-    let read = shared
-        .objects
-        .get(object.id, pages.iter().map(range).collect())
-        .await?;
+    let ranges: Vec<(u32, u32)> = pages.iter().map(range).collect();
+    let mut read = shared.objects.get(object.id, ranges.clone()).await?;
+    if let Err(error) = verify_pages(object, pages, &read) {
+        // Changed on its way, or stored so: the second reading tells.
+        tracing::warn!(%error, "content is read again");
+        read = shared.objects.get(object.id, ranges).await?;
+        verify_pages(object, pages, &read)
+            .inspect_err(|error| tracing::error!(%error, "stored content is damaged"))?;
+    }
     for (page, bytes) in pages.iter().zip(&read) {
-        verify_page(object, *page, bytes)?;
         shared.pages.insert((object.id, *page), bytes.clone());
     }
     Ok(read)
+}
+
+fn verify_pages(object: &ObjectRef, pages: &[u32], read: &[Bytes]) -> Result<()> {
+    pages
+        .iter()
+        .zip(read)
+        .try_for_each(|(page, bytes)| verify_page(object, *page, bytes))
 }
 
 fn verify_page(object: &ObjectRef, page: u32, bytes: &[u8]) -> Result<()> {
@@ -143,13 +154,11 @@ fn verify_page(object: &ObjectRef, page: u32, bytes: &[u8]) -> Result<()> {
 }
 
 fn damaged(object: &ObjectRef, page: u32) -> RepoError {
-    let error = RepoError::Corrupt(format!(
+    RepoError::Corrupt(format!(
         "object {:032x}, bytes from {}: wrong checksum",
         object.id.0,
         u64::from(page) * u64::from(PAGE_BYTES)
-    ));
-    tracing::error!(%error, "stored content is damaged");
-    error
+    ))
 }
 
 /// Reads all of an object past the cache and compares it with its checksums.
@@ -165,8 +174,5 @@ pub(crate) async fn verify(shared: &Shared, object: &ObjectRef) -> Result<()> {
         .objects
         .get(object.id, pages.iter().map(range).collect())
         .await?;
-    for (page, bytes) in pages.iter().zip(&read) {
-        verify_page(object, *page, bytes)?;
-    }
-    Ok(())
+    verify_pages(object, &pages, &read)
 }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -15,6 +16,9 @@ use tokio::sync::Semaphore;
 use crate::fetch::{self, PageKey};
 use crate::objects::Objects;
 use crate::working::Core;
+
+/// How long a probe waits.
+const PROBE: Duration = Duration::from_secs(5);
 
 /// How a store works.
 #[derive(Clone, Debug)]
@@ -121,11 +125,19 @@ impl ContentStore for Store {
 
     async fn probe(&self) -> Result<()> {
         let id = self.shared.new_id();
-        self.shared
-            .objects
-            .put(id, vec![Bytes::from_static(b"probe")])
-            .await?;
-        self.shared.objects.delete(&[id]).await
+        let tried = async {
+            let bytes = vec![Bytes::from_static(b"probe")];
+            self.shared.objects.put(id, bytes).await?;
+            self.shared.objects.delete(&[id]).await
+        };
+        tokio::time::timeout(PROBE, tried)
+            .await
+            .unwrap_or_else(|_| {
+                Err(RepoError::Unavailable(format!(
+                    "the content store did not take a new object within {} s",
+                    PROBE.as_secs()
+                )))
+            })
     }
 
     async fn claim(&self, repository: &str) -> Result<()> {

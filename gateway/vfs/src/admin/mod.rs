@@ -6,7 +6,6 @@
 
 mod housekeeping;
 mod locks;
-mod nodes;
 mod policies;
 mod shares;
 mod types;

@@ -14,7 +14,6 @@ mod mailbox;
 mod members;
 mod shards;
 mod stock;
-mod survey;
 
 use std::future::Future;
 use std::time::Duration;
@@ -31,7 +30,6 @@ use sqlx::PgConnection;
 use crate::database::Database;
 use hints::Hints;
 use stock::Stock;
-pub use survey::Survey;
 
 type Result<T> = std::result::Result<T, RegistryError>;
 

@@ -1,4 +1,0 @@
-//! Tests of the token machine: machines of several nodes over links in memory, reliable and in order but arbitrarily slow.
-
-mod races;
-mod world;
