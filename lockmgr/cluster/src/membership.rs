@@ -1,6 +1,8 @@
 //! Who is a member, in which epoch, and which shards it owns.
 
 mod clock;
+mod cluster;
+mod driver;
 mod machine;
 mod plan;
 mod turn;
@@ -9,6 +11,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sluice_lockmgr::{Member, ShardMap};
+
+pub use cluster::{Cluster, ClusterStatus, JoinError, JoinOptions, PeerStatus, Standing};
 
 pub(crate) use clock::Validity;
 pub use clock::{BootClock, LeaseClock, ManualClock};

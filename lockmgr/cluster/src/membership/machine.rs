@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sluice_lockmgr::{
     FenceOutcome, Heartbeat, Member, MemberList, MemberRecord, MemberState, RegistryError,
@@ -41,23 +42,23 @@ pub(crate) struct Timing {
 }
 
 impl Timing {
+    /// The times that fit a lease: with one of 6 s a renewal each second and a margin of 1 s.
+    pub(crate) fn for_lease(lease: Duration) -> Self {
+        let ttl = Ms::try_from(lease.as_millis()).unwrap_or(Ms::MAX / 2);
+        Self {
+            ttl,
+            margin: ttl / 6,
+            renew: ttl / 6,
+            look: ttl / 12,
+            look_suspicious: ttl / 24,
+            gap: ttl / 3,
+        }
+    }
+
     /// How long a lease end must be seen unchanged before its holder is fenced: by then its own clock has ended the lease, also
     /// if the two clocks differ by a few per cent in rate and whatever the registry's clock did.
     pub(crate) fn unchanged(&self) -> Ms {
         self.ttl - self.margin / 2
-    }
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        Self {
-            ttl: 6000,
-            margin: 1000,
-            renew: 1000,
-            look: 500,
-            look_suspicious: 250,
-            gap: 2000,
-        }
     }
 }
 
@@ -78,13 +79,14 @@ pub(crate) enum Input {
         victim: Member,
         result: Result<FenceOutcome, RegistryError>,
     },
-    /// An attempt to take or to hand over shards has ended, however.
-    ShardsMoved(Result<usize, RegistryError>),
+    /// An attempt to take or to hand over shards has ended, however: also after a failure its effect may have happened.
+    ShardsMoved,
     CalledBack {
         member: Member,
         result: Result<(), DialError>,
     },
-    StateSet(Result<(), RegistryError>),
+    /// An attempt to set a state has ended, however.
+    StateSet,
     LifeHeld,
     LifeLost,
     /// The life lock could not be had.
@@ -269,9 +271,10 @@ impl Machine {
         self.draining
     }
 
-    /// What is known of a member.
-    pub(crate) fn seen(&self, member: Member) -> Option<&Seen> {
-        self.peers.get(&member)
+    /// The other members that were announced.
+    pub(crate) fn members_up(&self) -> impl Iterator<Item = Member> + '_ {
+        let up = self.peers.iter().filter(|(_, peer)| peer.up);
+        up.map(|(member, _)| *member)
     }
 
     pub(crate) fn lease_until(&self) -> Ms {
@@ -289,9 +292,12 @@ impl Machine {
             Input::Renewed { sent, result } => self.renewed(now, sent, result, &mut out),
             Input::Looked { asked, result } => self.looked(now, asked, result, &mut out),
             Input::FenceTried { victim, result } => self.fence_tried(now, victim, result),
-            Input::ShardsMoved(result) => self.shards_moved(now, &result),
+            Input::ShardsMoved => {
+                self.moving = Moving::ReadFirst(now);
+                self.want_map = true;
+            }
             Input::CalledBack { member, result } => self.called_back(now, member, result, &mut out),
-            Input::StateSet(_) => self.want_look = true,
+            Input::StateSet => self.want_look = true,
             Input::Hint => (self.want_look, self.want_map) = (true, true),
             Input::LifeHeld => {
                 self.life = Life::Held;
@@ -511,12 +517,6 @@ impl Machine {
             self.want_look = true;
             self.want_map = true;
         }
-    }
-
-    fn shards_moved(&mut self, now: Ms, _result: &Result<usize, RegistryError>) {
-        // Also after a failure: its effect may have happened.
-        self.moving = Moving::ReadFirst(now);
-        self.want_map = true;
     }
 
     fn called_back(

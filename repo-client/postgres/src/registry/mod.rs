@@ -146,6 +146,10 @@ async fn count(conn: &mut PgConnection, key: &'static str) -> Result<i64> {
 
 #[async_trait]
 impl EpochRegistry for PostgresRegistry {
+    fn lease_time(&self) -> Duration {
+        self.options.lease
+    }
+
     async fn identity(&self, propose: &ClusterIdentity) -> Result<ClusterIdentity> {
         self.bounded(self.identity_of(propose)).await
     }
