@@ -3,10 +3,13 @@
 
 pub mod admin;
 pub mod cli;
+pub mod cluster;
 mod content;
+pub mod demo;
 pub mod files;
 mod housekeeping;
 pub mod logging;
 pub mod node;
 pub mod tls;
+pub mod verify;
 pub mod welcome;

@@ -1,6 +1,7 @@
 //! One running node: settings become stores, locks, file layer and heads here and nowhere else. Everything is bound before
 //! anything serves, so that a wrong setting leaves nothing half-started.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,7 +18,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin;
+use crate::cluster::ClusterView;
 use crate::housekeeping;
+use crate::verify::HeadAddresses;
 
 /// The stores and the file layer on them, without any head: what a running node and an offline command share.
 pub struct Stack {
@@ -25,6 +28,8 @@ pub struct Stack {
     pub vfs: Vfs,
     /// The metadata store, to be closed last.
     pub repository: Arc<dyn Repository>,
+    /// The cluster, if the repository is one's.
+    pub cluster: Option<ClusterView>,
     /// What the first start made.
     pub first_password: Option<String>,
 }
@@ -107,6 +112,7 @@ pub async fn open_stack(settings: &Settings) -> anyhow::Result<Stack> {
     Ok(Stack {
         vfs,
         repository,
+        cluster: None,
         first_password: first.map(|first| first.password),
     })
 }
@@ -176,6 +182,20 @@ impl Node {
             ),
             None => None,
         };
+        let heads = HeadAddresses {
+            smb: smb
+                .as_ref()
+                .and_then(|smb| reachable(smb.addresses(), settings)),
+            nfs: nfs
+                .as_ref()
+                .and_then(|nfs| reachable(&nfs.addresses(), settings)),
+            ftp: ftp
+                .as_ref()
+                .and_then(|ftp| reachable(&ftp.local_addresses(), settings)),
+        };
+        vfs.admin()
+            .publish_facts(serde_json::to_vec(&heads)?)
+            .await?;
         Ok(Node {
             control,
             token,
@@ -224,7 +244,12 @@ impl Node {
         let ready = admin::Readiness::default();
         ready.set(true);
         let services = TaskTracker::new();
-        let state = admin::AdminState::new(stack.vfs.clone(), token, ready.clone());
+        let state = admin::AdminState::new(
+            stack.vfs.clone(),
+            stack.cluster.clone(),
+            token,
+            ready.clone(),
+        );
         let services_stop = CancellationToken::new();
         for listener in admin {
             services.spawn(admin::serve_tcp(
@@ -263,6 +288,21 @@ impl ControlSocket {
             .with_context(|| format!("node.state_dir: {} can't be protected", path.display()))?;
         Ok(ControlSocket { path, listener })
     }
+}
+
+/// Where other nodes' administrators call a head: its first address, with the node's own in place of "any".
+fn reachable(addresses: &[SocketAddr], settings: &Settings) -> Option<SocketAddr> {
+    let first = *addresses.first()?;
+    if !first.ip().is_unspecified() {
+        return Some(first);
+    }
+    let own = settings
+        .cluster
+        .as_ref()
+        .map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |cluster| {
+            cluster.advertise.ip()
+        });
+    Some(SocketAddr::new(own, first.port()))
 }
 
 fn proxies(settings: &Settings) -> sluice_proxy::Proxies {

@@ -5,12 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use crate::conflict::RangeParty;
 use crate::range::ByteRange;
 use crate::types::OpenId;
 
 /// One held range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct HeldRange {
     pub range: ByteRange,
     pub exclusive: bool,
@@ -74,6 +76,28 @@ impl RangeSet {
             None => self.classes.push((class, BTreeMap::from([(key, held)]))),
         }
         self.owners.insert((open, key.0, key.1, class));
+    }
+
+    /// Adds a range with the age that it had in another table, or the next one if that is taken.
+    pub(crate) fn insert_aged(&mut self, held: HeldRange, age: u64) {
+        let class = class_of(held.range.length());
+        let at = (held.range.offset(), age);
+        let taken = self
+            .classes
+            .iter()
+            .any(|(c, map)| *c == class && map.contains_key(&at));
+        let next = self.age.max(age);
+        if !taken && age != 0 {
+            self.age = age - 1;
+        }
+        self.insert(held);
+        self.age = self.age.max(next);
+    }
+
+    /// Every range with its age.
+    pub(crate) fn aged(&self) -> impl Iterator<Item = (u64, &HeldRange)> {
+        let maps = self.classes.iter().flat_map(|(_, map)| map);
+        maps.map(|((_, age), held)| (*age, held))
     }
 
     fn take(&mut self, open: OpenId, offset: u64, age: u64, class: u32) -> Option<HeldRange> {

@@ -333,7 +333,11 @@ impl Document {
     pub(crate) fn leave_grant(&mut self, env: &mut Env, open: &Open) {
         let Some(key) = open.grant else { return };
         if let GrantKey::Lease(lease) = key {
-            env.effects.push(Effect::LeaseUnused(lease));
+            env.effects.push(Effect::LeaseUnused {
+                lease,
+                open: open.id,
+                client: open.claim.client,
+            });
         }
         let Some(at) = self.grants.position(open.stream, key) else {
             return;
@@ -501,6 +505,13 @@ impl Document {
             }
             self.grants.settle(at, state);
         }
+    }
+
+    /// What a grant's holders are told that they have.
+    pub(crate) fn cache_told(&self, stream: u32, key: GrantKey) -> CacheGranted {
+        self.grants
+            .position(stream, key)
+            .map_or_else(CacheGranted::default, |at| self.told(at))
     }
 
     fn told(&self, at: usize) -> CacheGranted {

@@ -6,11 +6,13 @@
 //! ranges); a lock that comes later than the other's writer's place does meet that place.
 //! `docs/SEMANTICS.md` shows the same matrix in words; a test compares the two.
 
+use serde::{Deserialize, Serialize};
+
 use crate::outcome::ConflictKind;
 use crate::types::{Access, ClientId, Protocol};
 
 /// What sort of claim an access and a share mode belong to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) enum ClaimKind {
     /// An open that a client asked for, or that one operation stands for.
     Open,
@@ -23,7 +25,7 @@ pub(crate) enum ClaimKind {
 }
 
 /// One party of a possible conflict.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Claim {
     /// What it does.
     pub access: Access,
@@ -70,7 +72,7 @@ fn exempt(held: &Claim, wanted: &Claim, ranges_bind_nfs: bool) -> bool {
 }
 
 /// Who a byte range belongs to, as far as conflicts go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RangeParty {
     /// The open that the range belongs to or that it counts as; `None` for I/O without an open.
     pub open: Option<crate::types::OpenId>,

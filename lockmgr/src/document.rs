@@ -13,7 +13,9 @@ use crate::cache_grant::{GrantKey, RevokeReason};
 use crate::caches::{Calling, Progress, Turn, Who};
 use crate::claims::{checked_claim, conflict_of, is_write, lease_key, open_claim, party};
 use crate::conflict::{Claim, ClaimKind};
+use crate::document_state::waiter_client;
 use crate::env::{Effect, Env};
+use crate::epoch::MemberId;
 use crate::grant_set::GrantSet;
 use crate::obstacle::{Ask, Granted, Need, Obstacle, Verdict};
 use crate::outcome::{Closed, Denial, OPENS_LIMIT, Opened};
@@ -40,8 +42,10 @@ pub(crate) struct Document {
     pub queue: Vec<Waiter>,
     /// Streams marked for deletion; 0 stands for the document.
     pub doomed: SmallVec<[u32; 1]>,
-    /// Of those, whose deletion somebody has been told to carry out.
-    pub told: SmallVec<[u32; 1]>,
+    /// Of those, whose deletion a client's node has been told to carry out.
+    pub told: SmallVec<[(u32, ClientId); 1]>,
+    /// Counts waiters, so that their order outlives a move to another table.
+    pub next_line: u64,
     /// Something was taken away since the line was last looked at.
     pub dirty: bool,
 }
@@ -155,7 +159,7 @@ impl Document {
     }
 
     fn grant_open(&mut self, env: &mut Env, r: &OpenRequest, claim: Claim) -> Opened {
-        let id = OpenId(env.fresh_id());
+        let id = OpenId(env.request_id());
         let weighty = !(claim.access.is_empty() && r.stat != StatOpen::No);
         self.opens.insert(Open {
             id,
@@ -287,6 +291,58 @@ impl Document {
         true
     }
 
+    /// Ends an open because this node has lost it; its holder is told, and nothing is deleted.
+    pub(crate) fn lose_open(&mut self, env: &mut Env, id: OpenId) {
+        let Some(open) = self.opens.get(id) else {
+            return;
+        };
+        let (resource, sink) = (self.resource(open.stream), open.sink.clone());
+        let _ = self.end_open(env, id);
+        if let Some(sink) = sink {
+            env.effects.push(Effect::Revoked {
+                sink,
+                open: OpenRef { resource, id },
+                reason: RevokeReason::NodeLost,
+                closed: Closed::default(),
+            });
+        }
+    }
+
+    /// Ends what the clients of a node have and want: it is gone. What was left to it to delete stays.
+    pub(crate) fn drop_member(&mut self, env: &mut Env, member: MemberId) {
+        let of = |client: ClientId| client.member() == member;
+        let waits = |w: &Waiter| waiter_client(self, w).is_some_and(of);
+        let line: Vec<bool> = self.queue.iter().map(|w| !waits(w)).collect();
+        let mut keep = line.into_iter();
+        self.queue.retain(|_| keep.next().unwrap_or(true));
+        let opens = self.opens.iter().filter(|o| of(o.claim.client));
+        let opens: Vec<OpenId> = opens.map(|o| o.id).collect();
+        for id in opens {
+            // Whoever should delete is gone: see below.
+            let _ = self.end_open(env, id);
+        }
+        let lost: Vec<_> = self
+            .grants
+            .iter()
+            .filter(|g| matches!(g.key, GrantKey::Delegation(client) if of(client)))
+            .map(|g| (g.stream, g.key))
+            .collect();
+        for (stream, key) in lost {
+            if let Some(at) = self.grants.position(stream, key) {
+                self.grants.remove(at);
+            }
+        }
+        let told: Vec<u32> = self
+            .told
+            .iter()
+            .filter(|(_, client)| of(*client))
+            .map(|(stream, _)| *stream)
+            .collect();
+        self.doomed.retain(|stream| !told.contains(stream));
+        self.told.retain(|(stream, _)| !told.contains(stream));
+        self.dirty = true;
+    }
+
     /// Ends an open with its ranges and its part in a cache grant.
     pub(crate) fn end_open(&mut self, env: &mut Env, id: OpenId) -> Closed {
         let Some(open) = self.opens.remove(id) else {
@@ -305,11 +361,11 @@ impl Document {
             }
         }
         self.leave_grant(env, &open);
-        self.closed(open.stream)
+        self.closed(open.stream, open.claim.client)
     }
 
     /// What the end of an open of this stream asks of the caller. The marks stay until it says that it is done.
-    fn closed(&mut self, stream: u32) -> Closed {
+    fn closed(&mut self, stream: u32, client: ClientId) -> Closed {
         let mut last = true;
         let mut last_of_stream = true;
         for open in self
@@ -323,12 +379,14 @@ impl Document {
                 break;
             }
         }
-        let due = |stream: u32| self.doomed.contains(&stream) && !self.told.contains(&stream);
+        let due = |stream: u32| {
+            self.doomed.contains(&stream) && !self.told.iter().any(|(s, _)| *s == stream)
+        };
         let delete_document = last && due(0);
         let delete_stream =
             (last_of_stream && stream != 0 && !delete_document && due(stream)).then_some(stream);
-        self.told
-            .extend(delete_document.then_some(0).or(delete_stream));
+        let told = delete_document.then_some(0).or(delete_stream);
+        self.told.extend(told.map(|stream| (stream, client)));
         Closed {
             delete_document,
             delete_stream,

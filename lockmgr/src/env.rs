@@ -8,7 +8,7 @@ use crate::cache_grant::{BreakNotice, CacheSink, GrantKey, LeaseId, RevokeReason
 use crate::obstacle::Granted;
 use crate::outcome::{Closed, Denial};
 use crate::table::TableOptions;
-use crate::types::{Now, OpenId, OpenRef, ResourceId, WaiterId};
+use crate::types::{ClientId, Now, OpenId, OpenRef, ResourceId, WaiterId};
 
 /// What the runtime has to carry out, in this order.
 pub(crate) enum Effect {
@@ -37,7 +37,11 @@ pub(crate) enum Effect {
         outcome: Result<Granted, Denial>,
     },
     /// An open that used this lease has ended.
-    LeaseUnused(LeaseId),
+    LeaseUnused {
+        lease: LeaseId,
+        open: OpenId,
+        client: ClientId,
+    },
 }
 
 /// What may become due on a document.
@@ -68,6 +72,10 @@ pub(crate) struct Env {
     timers: BinaryHeap<Reverse<Timer>>,
     next_id: u64,
     stride: u64,
+    /// The number of the request at hand, if it has one already.
+    ticket: Option<u64>,
+    /// Grows with every operation.
+    pub revision: u64,
 }
 
 impl Env {
@@ -80,6 +88,8 @@ impl Env {
             timers: BinaryHeap::new(),
             next_id: first,
             stride,
+            ticket: None,
+            revision: 0,
         }
     }
 
@@ -87,6 +97,19 @@ impl Env {
         let id = self.next_id;
         self.next_id += self.stride;
         id
+    }
+
+    /// From now on the request at hand has this number.
+    pub(crate) fn set_ticket(&mut self, ticket: Option<u64>) {
+        self.ticket = ticket;
+    }
+
+    /// The number of the request at hand: its waiter's, or its open's.
+    pub(crate) fn request_id(&mut self) -> u64 {
+        match self.ticket.take() {
+            Some(ticket) => ticket,
+            None => self.fresh_id(),
+        }
     }
 
     pub(crate) fn set_timer(&mut self, at: Now, document: u64, due: Due) {

@@ -12,15 +12,19 @@ mod caches;
 mod claims;
 mod conflict;
 mod document;
+mod document_state;
 mod env;
 mod epoch;
+mod gate;
 mod grant_set;
 mod io;
+mod lease_registry;
 mod line;
 mod listing;
 mod local;
 mod locks;
 mod obstacle;
+mod op;
 mod outcome;
 mod range;
 mod request;
@@ -29,19 +33,23 @@ mod shards;
 mod share_mode;
 mod table;
 mod types;
+mod wait;
 mod wait_queue;
 
 pub use cache_grant::{
     BreakNotice, CacheGranted, CacheRequest, CacheSink, CacheState, GrantKey, LeaseId, OplockLevel,
     RevokeReason,
 };
+pub use document_state::DocumentState;
 pub use epoch::{
     ClusterIdentity, EpochRegistry, FENCE_FORCED_BITS, FenceOutcome, Heartbeat, JoinRequest,
     Joined, LifeLock, Member, MemberEpoch, MemberId, MemberList, MemberRecord, MemberState,
     PastMember, PastReason, RegistryError, RegistryHint, RegistryTime, SHARDS, ShardEpoch, ShardId,
     ShardMap, ShardOwner, shard_of,
 };
+pub use gate::{Begun, Exported, GateHost, GatedLocks, LeaseUse, NotHere, Residence, Waiting};
 pub use local::LocalLocks;
+pub use op::{Op, OpAnswer};
 pub use outcome::{
     AckError, Closed, Conflict, ConflictKind, Denial, Entry, EntryKind, OpenState, Opened,
     RangeHolder, RangeNotLocked,
@@ -53,8 +61,8 @@ pub use request::{
 };
 pub use service::{Clock, ListFilter, LockHost, LockOptions, LockService, MonotonicClock, Note};
 pub use types::{
-    Access, Actor, ClientId, Holder, Now, OpenId, OpenRef, Protocol, ResourceId, ShareMode,
-    WaiterId,
+    Access, Actor, ClientId, Holder, MEMBER_SHIFT, Now, OpenId, OpenRef, Protocol, ResourceId,
+    ShareMode, Ticket, WaiterId,
 };
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::obstacle::{Ask, Granted, Obstacle, Verdict};
 use crate::outcome::{Denial, WAITERS_LIMIT};
 use crate::request::OnConflict;
 use crate::table::Answer;
-use crate::types::{Now, OpenId, WaiterId};
+use crate::types::{Now, OpenId, Ticket, WaiterId};
 use crate::wait_queue::{PollKey, Style, Waiter};
 
 /// A place was idle for long enough, or a disconnected open was not reclaimed.
@@ -36,10 +36,10 @@ pub(crate) fn waiter_due(d: &mut Document, env: &mut Env, id: WaiterId) {
         return;
     };
     match d.queue.get(at).map(|w| w.style) {
-        Some(Style::Poll { lapse }) if lapse > env.now => {
+        Some(Style::Poll { lapse } | Style::Away { lapse }) if lapse > env.now => {
             env.set_timer(lapse, d.id, Due::Waiter(id))
         }
-        Some(Style::Poll { .. }) => {
+        Some(Style::Poll { .. } | Style::Away { .. }) => {
             d.queue.remove(at);
             d.dirty = true;
         }
@@ -50,11 +50,22 @@ pub(crate) fn waiter_due(d: &mut Document, env: &mut Env, id: WaiterId) {
 }
 
 /// Decides a new request, or a retry of one that keeps a place in line.
-pub(crate) fn decide(d: &mut Document, env: &mut Env, ask: Ask<'_>) -> Answer {
+pub(crate) fn decide(
+    d: &mut Document,
+    env: &mut Env,
+    ask: Ask<'_>,
+    ticket: Option<Ticket>,
+) -> Answer {
     let mut queue = std::mem::take(&mut d.queue);
-    let at = place_in_line(&queue, ask);
+    let moved = ticket.and_then(|ticket| moved_place(&queue, ticket));
+    let at = moved.or_else(|| place_in_line(&queue, ask));
     let earlier = &queue[..at.unwrap_or(queue.len())];
-    let answer = match d.attempt(env, ask, earlier, Turn::First) {
+    let turn = if moved.is_some() {
+        Turn::Again
+    } else {
+        Turn::First
+    };
+    let answer = match d.attempt(env, ask, earlier, turn) {
         Verdict::Granted(granted) => Answer::Now(Ok(granted)),
         Verdict::Denied(denial) => Answer::Now(Err(denial)),
         Verdict::Deadlock(o) => Answer::Now(Err(Denial::Deadlock(Box::new(d.conflict(o, &queue))))),
@@ -79,9 +90,30 @@ fn place_in_line(queue: &[Waiter], ask: Ask<'_>) -> Option<usize> {
         .position(|w| w.key == Some(key) && matches!(w.style, Style::Poll { .. }))
 }
 
+/// The place of a request that waited in another table.
+fn moved_place(queue: &[Waiter], ticket: Ticket) -> Option<usize> {
+    queue
+        .iter()
+        .position(|w| w.id.0 == ticket.0 && matches!(w.style, Style::Away { .. }))
+}
+
+/// A request that waited in another table waits on in its old place.
+fn wait_on(
+    d: &Document,
+    env: &mut Env,
+    ask: Ask<'_>,
+    obstacle: Obstacle,
+    waiter: &mut Waiter,
+) -> Answer {
+    (waiter.style, waiter.obstacle) = (Style::Hold, obstacle);
+    waiter.ask = ask.keep();
+    set_waiter_timer(env, d.id, waiter);
+    Answer::Wait(waiter.id)
+}
+
 /// What the policy makes of an obstacle. `recall`: a cache is being given back, which is waited for under any policy.
 fn stand_in_line(
-    d: &Document,
+    d: &mut Document,
     env: &mut Env,
     ask: Ask<'_>,
     obstacle: Obstacle,
@@ -89,6 +121,18 @@ fn stand_in_line(
     at: Option<usize>,
     recall: bool,
 ) -> Answer {
+    let moved = at
+        .and_then(|at| queue.get_mut(at))
+        .filter(|w| matches!(w.style, Style::Away { .. }));
+    let over = moved.as_ref().is_some_and(|w| w.deadline <= env.now);
+    let waits_on = match ask.on_conflict() {
+        OnConflict::Reject => recall,
+        OnConflict::Wait(_) => recall || !over,
+        OnConflict::Poll(_) | OnConflict::PollHeld { .. } => false,
+    };
+    if let Some(waiter) = moved.filter(|_| waits_on) {
+        return wait_on(d, env, ask, obstacle, waiter);
+    }
     let conflict = || Box::new(d.conflict(obstacle, queue));
     let (patience, hold) = match ask.on_conflict() {
         OnConflict::Reject if recall => {
@@ -102,6 +146,7 @@ fn stand_in_line(
             );
         }
         OnConflict::Reject => return Answer::Now(Err(Denial::Conflict(conflict()))),
+        OnConflict::Wait(_) if over => return Answer::Now(Err(Denial::Conflict(conflict()))),
         OnConflict::Wait(patience) => {
             let deadline = patience.map_or(Now::NEVER, |p| env.now.after(p));
             return enqueue(d, env, ask, obstacle, queue, (deadline, true, Style::Hold));
@@ -124,6 +169,7 @@ fn stand_in_line(
     let waiting = match at.and_then(|at| queue.get_mut(at)) {
         Some(waiter) => {
             (waiter.style, waiter.obstacle) = (style, obstacle);
+            waiter.ask = ask.keep();
             set_waiter_timer(env, d.id, waiter);
             Answer::Wait(waiter.id)
         }
@@ -150,7 +196,7 @@ fn stand_in_line(
 /// Puts a request at the end of the line: until when its patience lasts, whether others may not overtake it, how it
 /// hears of its turn.
 fn enqueue(
-    d: &Document,
+    d: &mut Document,
     env: &mut Env,
     ask: Ask<'_>,
     obstacle: Obstacle,
@@ -160,7 +206,8 @@ fn enqueue(
     if queue.len() >= env.options.waiters_max {
         return Answer::Now(Err(Denial::Limit(WAITERS_LIMIT)));
     }
-    let id = WaiterId(env.fresh_id());
+    let id = WaiterId(env.request_id());
+    d.next_line += 1;
     let range = match ask {
         Ask::Ranges(r) => r.locks.first().map(|lock| (*lock, Some(r.open.id))),
         Ask::OwnedRange(r) => Some((r.lock, d.range_open(r))),
@@ -168,6 +215,7 @@ fn enqueue(
     };
     let waiter = Waiter {
         id,
+        line: d.next_line,
         ask: ask.keep(),
         style,
         key: poll_key(ask),
@@ -184,11 +232,11 @@ fn enqueue(
     Answer::Wait(id)
 }
 
-fn set_waiter_timer(env: &mut Env, document: u64, waiter: &Waiter) {
+pub(crate) fn set_waiter_timer(env: &mut Env, document: u64, waiter: &Waiter) {
     let at = match waiter.style {
         Style::Hold => waiter.deadline,
         Style::HoldUntil(until) => until,
-        Style::Poll { lapse } => lapse,
+        Style::Poll { lapse } | Style::Away { lapse } => lapse,
     };
     env.set_timer(at, document, Due::Waiter(waiter.id));
 }
@@ -239,10 +287,11 @@ fn reconsider(
 ) -> Option<Result<Granted, Denial>> {
     let (earlier, rest) = queue.split_at_mut(at);
     let waiter = rest.first_mut()?;
-    if matches!(waiter.style, Style::Poll { .. }) {
+    if waiter.style.is_place() {
         return None;
     }
     let ask = waiter.ask.as_ask();
+    env.set_ticket(Some(waiter.id.0));
     let (obstacle, recall) = match d.attempt(env, ask, earlier, Turn::Again) {
         Verdict::Granted(granted) => return Some(Ok(granted)),
         Verdict::Denied(denial) => return Some(Err(denial)),
@@ -266,7 +315,7 @@ fn reconsider(
 }
 
 /// What makes a retry the same request.
-fn poll_key(ask: Ask<'_>) -> Option<PollKey> {
+pub(crate) fn poll_key(ask: Ask<'_>) -> Option<PollKey> {
     if !matches!(
         ask.on_conflict(),
         OnConflict::Poll(_) | OnConflict::PollHeld { .. }

@@ -7,6 +7,8 @@ use crate::document::Document;
 use crate::grant_set::Grant;
 use crate::obstacle::Obstacle;
 use crate::outcome::{Conflict, ConflictKind, Entry, EntryKind};
+use crate::service::ListFilter;
+use crate::shards::Shards;
 use crate::share_mode::Open;
 use crate::types::{Access, ClientId, Holder, Now, OpenId, Protocol};
 use crate::wait_queue::{Style, Waiter};
@@ -216,6 +218,7 @@ fn waiter_entry(d: &Document, waiter: &Waiter, now: Now) -> Entry {
         (Style::Poll { .. }, true) => {
             format!("the client retries and is granted when this ends: {words}")
         }
+        (Style::Away { .. }, _) => String::from("its node asks again after the document moved"),
         (Style::Poll { .. }, false) => String::from("its turn has come: the client has to retry"),
     };
     entry.waits_for = Some(Box::new(words));
@@ -233,4 +236,28 @@ fn stands(d: &Document, obstacle: Obstacle) -> bool {
             .is_some_and(|g| g.breaking.is_some()),
         Obstacle::Waiter(id) => d.queue.iter().any(|w| w.id == id),
     }
+}
+
+/// Everything that matches, in order of document and age.
+pub(crate) fn list(shards: &Shards, filter: &ListFilter) -> Vec<Entry> {
+    let mut found = Vec::new();
+    if let Some(document) = filter.document {
+        shards.with(document, |table, now| {
+            let document = table.document(document).into_iter();
+            found.extend(document.flat_map(|d| entries(d, now, filter.client)));
+        });
+    } else {
+        shards.for_each(|table, now| {
+            let full = filter.limit != 0 && found.len() >= filter.limit;
+            if !full {
+                let documents = table.documents();
+                found.extend(documents.flat_map(|d| entries(d, now, filter.client)));
+            }
+        });
+        found.sort_by_key(|e| e.resource.document);
+    }
+    if filter.limit != 0 {
+        found.truncate(filter.limit);
+    }
+    found
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::cache_grant::{CacheSink, CacheState, GrantKey, LeaseId};
+use crate::cache_grant::{CacheSink, CacheState, LeaseId};
 use crate::caches::lease_of;
 use crate::listing;
 use crate::obstacle::{Ask, Granted};
@@ -21,9 +21,10 @@ use crate::request::{
     BreakAck, IoKind, IoRequest, OpenRequest, OwnedRangeRequest, RangeOwner, RangeRequest,
 };
 use crate::service::{Clock, ListFilter, LockHost, LockOptions, LockService, Note};
-use crate::shards::{Shards, Started};
-use crate::table::{LockTable, TableOptions};
-use crate::types::{Access, Actor, ClientId, OpenId, OpenRef, ResourceId, ShareMode};
+use crate::shards::{Elsewhere, Shards, Started};
+use crate::table::LockTable;
+use crate::types::{Access, Actor, ClientId, OpenId, OpenRef, ResourceId, ShareMode, Ticket};
+use crate::wait::Outcome;
 
 /// See the module's head. A handle, cheap to clone.
 #[derive(Clone)]
@@ -35,15 +36,8 @@ impl LocalLocks {
     /// A service with its own shards. Spawn [`LockService::run_timers`] once.
     #[must_use]
     pub fn new(options: LockOptions, clock: Arc<dyn Clock>) -> Self {
-        let options = TableOptions {
-            break_timeout: options.break_timeout,
-            poll_lapse: options.poll_lapse,
-            waiters_max: options.waiters_max,
-            ranges_max: options.ranges_max,
-            opens_max: options.opens_max,
-        };
         Self {
-            shards: Arc::new(Shards::new(options, clock)),
+            shards: Arc::new(Shards::new((&options).into(), clock, None)),
         }
     }
 
@@ -53,9 +47,16 @@ impl LocalLocks {
     }
 
     async fn ask(&self, ask: Ask<'_>) -> Result<(), Denial> {
-        match self.shards.start(ask, None) {
-            Started::Done(result) => result.map(|_| ()),
-            Started::Wait(wait) => wait.answer().await.map(|_| ()),
+        self.outcome(ask, None).await.map(|_| ())
+    }
+
+    /// Nothing ever moves from here, so every request is answered.
+    async fn outcome(&self, ask: Ask<'_>, lease: Option<(LeaseId, Ticket)>) -> Outcome {
+        let ticket = lease.map(|(_, ticket)| ticket);
+        match self.shards.start(ask, ticket, lease) {
+            Ok(Started::Done(result)) => result,
+            Ok(Started::Wait(wait)) => wait.answer().await.unwrap_or(Err(Denial::NodeLost)),
+            Err(Elsewhere) => Err(Denial::NodeLost),
         }
     }
 }
@@ -77,19 +78,16 @@ impl LockService for LocalLocks {
 
     async fn open(&self, request: OpenRequest) -> Result<Opened, Denial> {
         let lease = lease_of(&request.cache).filter(|_| request.sink.is_some());
-        if let Some(lease) = lease {
-            self.shards.leases.enter(lease, request.resource)?;
+        let lease = lease.map(|lease| (lease, self.shards.ticket(request.resource.document)));
+        if let Some((lease, ticket)) = lease {
+            self.shards.leases.enter(lease, request.resource, ticket)?;
         }
-        let result = match self.shards.start(Ask::Open(&request), lease) {
-            Started::Done(result) => result,
-            Started::Wait(wait) => wait.answer().await,
-        };
-        match result {
+        match self.outcome(Ask::Open(&request), lease).await {
             Ok(Granted::Opened(opened)) => Ok(opened),
             Ok(Granted::Done) => Err(Denial::NoSuchOpen),
             Err(denial) => {
-                if let Some(lease) = lease {
-                    self.shards.leases.leave(lease);
+                if let Some((lease, ticket)) = lease {
+                    self.shards.leases.leave(lease, ticket);
                 }
                 Err(denial)
             }
@@ -211,17 +209,7 @@ impl LockService for LocalLocks {
     }
 
     async fn acknowledge_break(&self, ack: BreakAck) -> Result<CacheState, AckError> {
-        let (resource, key, state) = match ack {
-            BreakAck::Oplock { open, state } => (open.resource, GrantKey::Oplock(open.id), state),
-            BreakAck::Lease {
-                lease,
-                resource,
-                state,
-            } => (resource, GrantKey::Lease(lease), state),
-            BreakAck::Delegation { client, resource } => {
-                (resource, GrantKey::Delegation(client), CacheState::NONE)
-            }
-        };
+        let (resource, key, state) = ack.parts();
         self.shards.with(resource.document, |table, now| {
             table.acknowledge(now, resource, key, state)
         })
@@ -259,33 +247,7 @@ impl LockService for LocalLocks {
     }
 
     async fn list(&self, filter: &ListFilter) -> Vec<Entry> {
-        let mut entries = Vec::new();
-        if let Some(document) = filter.document {
-            self.shards.with(document, |table, now| {
-                entries.extend(
-                    table
-                        .document(document)
-                        .into_iter()
-                        .flat_map(|d| listing::entries(d, now, filter.client)),
-                );
-            });
-        } else {
-            self.shards.for_each(|table, now| {
-                let full = filter.limit != 0 && entries.len() >= filter.limit;
-                if !full {
-                    entries.extend(
-                        table
-                            .documents()
-                            .flat_map(|d| listing::entries(d, now, filter.client)),
-                    );
-                }
-            });
-            entries.sort_by_key(|e| e.resource.document);
-        }
-        if filter.limit != 0 {
-            entries.truncate(filter.limit);
-        }
-        entries
+        listing::list(&self.shards, filter)
     }
 
     fn residence(&self, _document: u64) -> Option<u64> {

@@ -1,5 +1,7 @@
 //! What a request is inside the table, and what stands in its way before it is put in words.
 
+use serde::{Deserialize, Serialize};
+
 use crate::cache_grant::{CacheState, GrantKey};
 use crate::conflict::RangeParty;
 use crate::outcome::{ConflictKind, Denial, Opened};
@@ -26,6 +28,7 @@ pub(crate) enum Ask<'a> {
 }
 
 /// The same, kept while it waits.
+#[derive(Clone, Serialize, Deserialize)]
 pub(crate) enum KeptAsk {
     Open(Box<OpenRequest>),
     Io(Box<IoRequest>),
@@ -40,6 +43,19 @@ pub(crate) enum KeptAsk {
         actor: Actor,
         open: Option<OpenId>,
     },
+}
+
+impl std::fmt::Debug for KeptAsk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            KeptAsk::Open(_) => "Open",
+            KeptAsk::Io(_) => "Io",
+            KeptAsk::OpenIo { .. } => "OpenIo",
+            KeptAsk::Ranges(_) => "Ranges",
+            KeptAsk::OwnedRange(_) => "OwnedRange",
+            KeptAsk::Move { .. } => "Move",
+        })
+    }
 }
 
 impl Ask<'_> {
@@ -116,7 +132,7 @@ pub(crate) enum Granted {
 }
 
 /// What stands in the way. Names things by id; words are made only when somebody asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Obstacle {
     Open {
         id: OpenId,

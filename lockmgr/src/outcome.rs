@@ -114,7 +114,7 @@ pub enum Denial {
     LeaseKeyInUse,
     /// A stated limit was reached: too many waiters, ranges or opens of one document.
     #[error("limit of {0} reached")]
-    Limit(#[serde(deserialize_with = "limit_words")] &'static str),
+    Limit(#[serde(deserialize_with = "limit_words")] Words),
     /// The service stops.
     #[error("the node is stopping")]
     Stopping,
@@ -132,6 +132,9 @@ fn limit_words<'de, D: Deserializer<'de>>(from: D) -> Result<&'static str, D::Er
         .find(|k| *k == words)
         .unwrap_or("a limit of another node"))
 }
+
+/// Fixed words; under a name of their own, so that they are not taken for words borrowed from a message.
+pub(crate) type Words = &'static str;
 
 /// What [`Denial::Limit`] names.
 pub(crate) const OPENS_LIMIT: &str = "opens of one document";

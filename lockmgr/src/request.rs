@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cache_grant::{CacheRequest, CacheSink, LeaseId};
+use crate::cache_grant::{CacheRequest, CacheSink, CacheState, GrantKey, LeaseId};
 use crate::range::ByteRange;
 use crate::types::{Access, Actor, OpenRef, ResourceId, ShareMode};
 
@@ -208,4 +208,21 @@ pub enum BreakAck {
         /// On which resource.
         resource: ResourceId,
     },
+}
+
+impl BreakAck {
+    /// Which grant of which resource, and the rights that stay.
+    pub(crate) fn parts(self) -> (ResourceId, GrantKey, CacheState) {
+        match self {
+            BreakAck::Oplock { open, state } => (open.resource, GrantKey::Oplock(open.id), state),
+            BreakAck::Lease {
+                lease,
+                resource,
+                state,
+            } => (resource, GrantKey::Lease(lease), state),
+            BreakAck::Delegation { client, resource } => {
+                (resource, GrantKey::Delegation(client), CacheState::NONE)
+            }
+        }
+    }
 }

@@ -1,43 +1,69 @@
 //! The shards behind [`crate::LockService`]: mutexes, waiting callers, timers, and the delivery of effects in order.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
 use crate::cache_grant::LeaseId;
 use crate::env::Effect;
+use crate::epoch::MemberId;
+use crate::gate::{Admitted, GateHost, Residence};
+use crate::lease_registry::LeaseRegistry;
 use crate::obstacle::{Ask, Granted};
-use crate::outcome::Denial;
+use crate::outcome::{Closed, Denial};
 use crate::service::Clock;
 use crate::table::{Answer, LockTable, TableOptions};
-use crate::types::{Now, ResourceId, WaiterId};
+use crate::types::{ClientId, MEMBER_SHIFT, Now, OpenRef, Ticket, WaiterId};
+use crate::wait::{Caller, Moved, Outcome, Wait};
 
 /// Number of shards: far more than cores, so that two documents rarely meet in one.
 const SHARDS: u64 = 128;
 /// Longest sleep of the timer task; a bound on how long a lost wake-up could matter.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
 
-type Outcome = Result<Granted, Denial>;
-
-/// A caller that waits, and the lease that its request is counted for.
-struct Caller {
-    answer: oneshot::Sender<Outcome>,
-    lease: Option<LeaseId>,
+/// One table with those who wait in it.
+pub(crate) struct State {
+    pub table: LockTable,
+    pub waiting: HashMap<WaiterId, Caller>,
+    /// Which documents may be decided about here; `None`: all.
+    pub admitted: Option<Admitted>,
+    /// Callers whose document has just left.
+    pub moved: Vec<Caller>,
 }
 
-struct State {
-    table: LockTable,
-    waiting: HashMap<WaiterId, Caller>,
+impl State {
+    /// Whether a document may be decided about here; notes that it was asked for.
+    fn uses(&mut self, document: u64, now: Now) -> bool {
+        let Some(admitted) = &mut self.admitted else {
+            return true;
+        };
+        match admitted.get_mut(&document) {
+            Some(entry) => {
+                entry.used = now;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Whether a document is decided about here.
+    fn has(&self, document: u64) -> bool {
+        self.admitted
+            .as_ref()
+            .is_none_or(|admitted| admitted.contains_key(&document))
+    }
 }
 
 /// What is delivered outside the shard's mutex, in the order in which the table said it.
 enum Delivery {
     Effect(Effect),
-    Answer(Caller, Outcome),
+    Answer(Caller, Result<Outcome, Moved>),
+    /// An open of another node's client has ended that used a lease.
+    LeaseUnused(LeaseId, Ticket, ClientId),
 }
 
 #[derive(Default)]
@@ -63,30 +89,37 @@ pub(crate) struct Shards {
     alarm: AtomicU64,
     woken: Notify,
     stopping: AtomicBool,
+    /// Nothing may be decided for now.
+    frozen: AtomicBool,
+    /// Which node this is, in a cluster.
+    pub(crate) me: Option<MemberId>,
+    pub(crate) host: OnceLock<Weak<dyn GateHost>>,
 }
 
 /// A request that was answered, or waits.
-pub(crate) enum Started<'a> {
+pub(crate) enum Started {
     Done(Outcome),
-    Wait(Wait<'a>),
+    Wait(Wait),
 }
 
-/// A wait; dropping it gives the wait up.
-pub(crate) struct Wait<'a> {
-    shards: &'a Shards,
-    document: u64,
-    waiter: WaiterId,
-    answer: oneshot::Receiver<Outcome>,
-    lease: Option<LeaseId>,
-    done: bool,
-}
+/// The document is not decided about on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Elsewhere;
 
 impl Shards {
-    pub(crate) fn new(options: TableOptions, clock: Arc<dyn Clock>) -> Self {
+    /// `cluster`: this node's number, and from where on to number; without it every document is decided about here.
+    pub(crate) fn new(
+        options: TableOptions,
+        clock: Arc<dyn Clock>,
+        cluster: Option<(MemberId, u64)>,
+    ) -> Self {
+        let base = cluster.map_or(0, |(me, start)| first_id(me, start));
         let shard = |n| Shard {
             state: Mutex::new(State {
-                table: LockTable::new(options, SHARDS + n, SHARDS),
+                table: LockTable::new(options, base + SHARDS + n, SHARDS),
                 waiting: HashMap::new(),
+                admitted: cluster.map(|_| Admitted::default()),
+                moved: Vec::new(),
             }),
             outbox: Mutex::default(),
             deadline: AtomicU64::new(u64::MAX),
@@ -98,6 +131,9 @@ impl Shards {
             alarm: AtomicU64::new(u64::MAX),
             woken: Notify::new(),
             stopping: AtomicBool::new(false),
+            frozen: AtomicBool::new(false),
+            me: cluster.map(|(me, _)| me),
+            host: OnceLock::new(),
         }
     }
 
@@ -140,7 +176,7 @@ impl Shards {
         let now = self.clock.now();
         let mut state = shard.state.lock();
         let result = work(&mut state, now);
-        let effects = state.table.has_effects();
+        let effects = state.table.has_effects() || !state.moved.is_empty();
         if effects {
             self.post(shard, &mut state);
         }
@@ -161,52 +197,120 @@ impl Shards {
         let mut outbox = shard.outbox.lock();
         for effect in state.table.take_effects() {
             match effect {
-                Effect::LeaseUnused(lease) => self.leases.leave(lease),
+                Effect::LeaseUnused {
+                    lease,
+                    open,
+                    client,
+                } => {
+                    let by = Ticket(open.0);
+                    if self.is_mine(client) {
+                        self.leases.leave(lease, by);
+                    } else {
+                        let unused = Delivery::LeaseUnused(lease, by, client);
+                        outbox.queue.push_back(unused);
+                    }
+                }
                 Effect::Answer { waiter, outcome } => {
                     if let Some(caller) = state.waiting.remove(&waiter) {
-                        outbox.queue.push_back(Delivery::Answer(caller, outcome));
+                        let answer = Delivery::Answer(caller, Ok(outcome));
+                        outbox.queue.push_back(answer);
                     }
                 }
                 effect => outbox.queue.push_back(Delivery::Effect(effect)),
             }
         }
+        let moved = state.moved.drain(..);
+        let told = moved.map(|caller| Delivery::Answer(caller, Err(Moved)));
+        outbox.queue.extend(told);
     }
 
     /// Makes a request. `lease`: counted in the registry for this request.
-    pub(crate) fn start(&self, ask: Ask<'_>, lease: Option<LeaseId>) -> Started<'_> {
+    pub(crate) fn start(
+        self: &Arc<Self>,
+        ask: Ask<'_>,
+        ticket: Option<Ticket>,
+        lease: Option<(LeaseId, Ticket)>,
+    ) -> Result<Started, Elsewhere> {
         let document = ask.resource().document;
         let stopping = self.is_stopping();
-        let started = self.work(self.shard(document), |state, now| {
-            match state.table.request(now, ask) {
-                Answer::Now(result) => Err(result),
+        let frozen = self.is_frozen();
+        self.work(self.shard(document), |state, now| {
+            if frozen || !state.uses(document, now) {
+                return Err(Elsewhere);
+            }
+            Ok(match state.table.request(now, ask, ticket) {
+                Answer::Now(result) => Started::Done(result),
                 Answer::Wait(waiter) if stopping => {
                     state.table.cancel(now, document, waiter, false);
-                    Err(Err(Denial::Stopping))
+                    Started::Done(Err(Denial::Stopping))
                 }
                 Answer::Wait(waiter) => {
-                    let (caller, answer) = oneshot::channel();
-                    state.waiting.insert(
-                        waiter,
-                        Caller {
-                            answer: caller,
-                            lease,
-                        },
-                    );
-                    Ok((waiter, answer))
+                    let (caller, wait) = Wait::new(self, document, waiter, lease);
+                    state.waiting.insert(waiter, caller);
+                    Started::Wait(wait)
                 }
+            })
+        })
+    }
+
+    /// Works on the table of a document, if it may be decided about here.
+    pub(crate) fn with_here<T>(
+        &self,
+        document: u64,
+        work: impl FnOnce(&mut LockTable, Now) -> T,
+    ) -> Result<T, Elsewhere> {
+        let frozen = self.is_frozen();
+        self.work(self.shard(document), |state, now| {
+            if frozen || !state.uses(document, now) {
+                return Err(Elsewhere);
             }
-        });
-        match started {
-            Err(result) => Started::Done(result),
-            Ok((waiter, answer)) => Started::Wait(Wait {
-                shards: self,
-                document,
-                waiter,
-                answer,
-                lease,
-                done: false,
-            }),
+            Ok(work(&mut state.table, now))
+        })
+    }
+
+    /// Works on everything that is kept for a document's shard.
+    pub(crate) fn with_state<T>(
+        &self,
+        document: u64,
+        work: impl FnOnce(&mut State, Now) -> T,
+    ) -> T {
+        self.work(self.shard(document), work)
+    }
+
+    /// The same for all shards, one after the other.
+    pub(crate) fn each_state(&self, mut work: impl FnMut(&mut State, Now)) {
+        for shard in &self.shards {
+            self.work(shard, &mut work);
         }
+    }
+
+    /// How a document is admitted, if it is.
+    pub(crate) fn residence(&self, document: u64) -> Option<Residence> {
+        if self.is_frozen() {
+            return None;
+        }
+        let state = self.shard(document).state.lock();
+        let admitted = state.admitted.as_ref()?.get(&document)?;
+        Some(admitted.residence)
+    }
+
+    /// A number for a request on this document.
+    pub(crate) fn ticket(&self, document: u64) -> Ticket {
+        let mut state = self.shard(document).state.lock();
+        state.table.fresh_ticket()
+    }
+
+    fn is_mine(&self, client: ClientId) -> bool {
+        self.me.is_none_or(|me| client.member() == me)
+    }
+
+    fn is_frozen(&self) -> bool {
+        self.frozen.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_frozen(&self, frozen: bool) {
+        self.frozen.store(frozen, Ordering::Release);
+        self.woken.notify_one();
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -236,6 +340,7 @@ impl Shards {
             .min()
             .unwrap_or(u64::MAX);
         let wait = Now(due.min(again)).since(self.clock.now()).min(SLEEP_MAX);
+        let wait = if self.is_frozen() { SLEEP_MAX } else { wait };
         if wait.is_zero() {
             return;
         }
@@ -246,6 +351,9 @@ impl Shards {
     }
 
     pub(crate) fn tick(&self) {
+        if self.is_frozen() {
+            return;
+        }
         let now = self.clock.now().0;
         for shard in self
             .shards
@@ -308,27 +416,64 @@ impl Shards {
             }) => {
                 sink.on_cache_revoked(resource, grant, reason);
             }
-            Delivery::Effect(Effect::Answer { .. } | Effect::LeaseUnused(_)) => {}
+            Delivery::LeaseUnused(lease, by, client) => {
+                if let Some(host) = self.host() {
+                    host.lease_unused(client.member(), lease, by);
+                }
+            }
+            Delivery::Effect(Effect::Answer { .. } | Effect::LeaseUnused { .. }) => {}
         }
     }
 
+    pub(crate) fn host(&self) -> Option<Arc<dyn GateHost>> {
+        self.host.get().and_then(Weak::upgrade)
+    }
+
     /// Takes back what was granted to a caller that is gone.
-    fn undo(&self, outcome: Outcome, lease: Option<LeaseId>) {
+    pub(crate) fn undo(&self, outcome: Result<Outcome, Moved>, lease: Option<(LeaseId, Ticket)>) {
         match (outcome, lease) {
-            (Ok(Granted::Opened(opened)), _) => {
-                // Never used, so nobody would carry out a deletion that was waiting for its end: the document stays.
-                let open = opened.open;
-                self.with(open.resource.document, |table, now| {
-                    let closed = table.close(now, open, false);
-                    if closed.delete_document || closed.delete_stream.is_some() {
-                        table.deleted(now, open.resource);
-                    }
-                });
-            }
-            (_, Some(lease)) => self.leases.leave(lease),
+            (Ok(Ok(Granted::Opened(opened))), _) => self.close_unused(opened.open),
+            (_, Some((lease, ticket))) => self.leases.leave(lease, ticket),
             (_, None) => {}
         }
     }
+
+    /// Closes an open that was never used, so that nobody would carry out a deletion that was waiting for its end: the
+    /// document stays.
+    fn close_unused(&self, open: OpenRef) {
+        let document = open.resource.document;
+        let here = self.work(self.shard(document), |state, now| {
+            if !state.has(document) {
+                return false;
+            }
+            let Closed {
+                delete_document,
+                delete_stream,
+                ..
+            } = state.table.close(now, open, false);
+            if delete_document || delete_stream.is_some() {
+                state.table.deleted(now, open.resource);
+            }
+            true
+        });
+        if !here && let Some(host) = self.host() {
+            host.abandoned(open);
+        }
+    }
+
+    /// Ends a wait whose caller is gone; false if it is answered already, or has moved.
+    pub(crate) fn give_up(&self, document: u64, waiter: WaiterId) -> bool {
+        self.work(self.shard(document), |state, now| {
+            state.waiting.remove(&waiter);
+            state.table.cancel(now, document, waiter, false)
+        })
+    }
+}
+
+/// The first number of a node's opens and waiters. `start` tells its incarnations apart.
+fn first_id(me: MemberId, start: u64) -> u64 {
+    let within = (start % (1 << MEMBER_SHIFT)) / SHARDS * SHARDS;
+    (u64::from(me.0) << MEMBER_SHIFT) + within
 }
 
 /// Lets the next caller deliver even if a sink panics.
@@ -342,84 +487,5 @@ impl Drop for Busy<'_> {
         if self.panicking {
             self.outbox.lock().busy = false;
         }
-    }
-}
-
-impl Wait<'_> {
-    /// The answer, when it comes.
-    pub(crate) async fn answer(mut self) -> Outcome {
-        let outcome = (&mut self.answer).await.unwrap_or(Err(Denial::Stopping));
-        self.done = true;
-        outcome
-    }
-}
-
-impl Drop for Wait<'_> {
-    fn drop(&mut self) {
-        if self.done {
-            return;
-        }
-        let shard = self.shards.shard(self.document);
-        let (document, waiter) = (self.document, self.waiter);
-        let waited = self.shards.work(shard, |state, now| {
-            state.waiting.remove(&waiter);
-            state.table.cancel(now, document, waiter, false)
-        });
-        if waited {
-            if let Some(lease) = self.lease {
-                self.shards.leases.leave(lease);
-            }
-            return;
-        }
-        // The answer was on its way. If it is still in the outbox, its sender finds this end closed and takes it back.
-        self.answer.close();
-        if let Ok(outcome) = self.answer.try_recv() {
-            self.shards.undo(outcome, self.lease);
-        }
-    }
-}
-
-/// Which document a lease key is in use for (MS-SMB2 3.3.5.9.8), and by how many opens and requests.
-#[derive(Default)]
-pub(crate) struct LeaseRegistry {
-    /// Protects one part of the keys. Taken alone or after a shard.
-    parts: [Mutex<HashMap<LeaseId, (ResourceId, u32)>>; 16],
-}
-
-impl LeaseRegistry {
-    fn part(&self, lease: LeaseId) -> &Mutex<HashMap<LeaseId, (ResourceId, u32)>> {
-        let sum = lease
-            .key
-            .iter()
-            .chain(&lease.client_guid)
-            .fold(0u8, |sum, byte| sum ^ byte);
-        &self.parts[usize::from(sum) % 16]
-    }
-
-    pub(crate) fn enter(&self, lease: LeaseId, resource: ResourceId) -> Result<(), Denial> {
-        let mut part = self.part(lease).lock();
-        let entry = part.entry(lease).or_insert((resource, 0));
-        if entry.0 != resource {
-            return Err(Denial::LeaseKeyInUse);
-        }
-        entry.1 += 1;
-        Ok(())
-    }
-
-    pub(crate) fn leave(&self, lease: LeaseId) {
-        let mut part = self.part(lease).lock();
-        if let Some(entry) = part.get_mut(&lease) {
-            entry.1 = entry.1.saturating_sub(1);
-            if entry.1 == 0 {
-                part.remove(&lease);
-            }
-        }
-    }
-
-    pub(crate) fn resource(&self, lease: LeaseId) -> Option<ResourceId> {
-        self.part(lease)
-            .lock()
-            .get(&lease)
-            .map(|(resource, _)| *resource)
     }
 }

@@ -12,7 +12,9 @@ use crate::cache_grant::{CacheGranted, CacheSink, CacheState, GrantKey, RevokeRe
 use crate::caches::Turn;
 use crate::conflict::{Claim, RangeParty};
 use crate::document::Document;
+use crate::document_state::DocumentState;
 use crate::env::{Due, Effect, Env};
+use crate::epoch::MemberId;
 use crate::line::{decide, open_due, poke, waiter_due};
 use crate::obstacle::{Ask, Granted, Obstacle, Verdict};
 use crate::outcome::{
@@ -20,10 +22,11 @@ use crate::outcome::{
 };
 use crate::range::ByteRange;
 use crate::request::{OwnedRangeRequest, RangeOwner};
+use crate::service::LockOptions;
 use crate::types::{
-    Access, Actor, ClientId, Now, OpenId, OpenRef, ResourceId, ShareMode, WaiterId,
+    Access, Actor, ClientId, Now, OpenId, OpenRef, ResourceId, ShareMode, Ticket, WaiterId,
 };
-use crate::wait_queue::{Style, Waiter};
+use crate::wait_queue::Waiter;
 
 /// Limits and times; see [`crate::LockOptions`].
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +36,18 @@ pub(crate) struct TableOptions {
     pub waiters_max: usize,
     pub ranges_max: usize,
     pub opens_max: usize,
+}
+
+impl From<&LockOptions> for TableOptions {
+    fn from(options: &LockOptions) -> Self {
+        Self {
+            break_timeout: options.break_timeout,
+            poll_lapse: options.poll_lapse,
+            waiters_max: options.waiters_max,
+            ranges_max: options.ranges_max,
+            opens_max: options.opens_max,
+        }
+    }
 }
 
 /// Emptied documents kept for reuse.
@@ -111,22 +126,31 @@ impl LockTable {
     }
 
     fn enter(&mut self, now: Now) {
+        self.env.revision += 1;
         self.env.now = self.env.now.max(now);
     }
 
     // ---- requests that may wait ----
 
     /// Any request that may wait.
-    pub(crate) fn request(&mut self, now: Now, ask: Ask<'_>) -> Answer {
+    ///
+    /// `ticket`: the request's number, if it was drawn before. With it a request that was answered already is answered
+    /// again, and one that waited in another table waits on in its old place.
+    pub(crate) fn request(&mut self, now: Now, ask: Ask<'_>, ticket: Option<Ticket>) -> Answer {
         self.enter(now);
         let id = ask.resource().document;
+        if let Some(opened) = ticket.and_then(|ticket| self.opened_before(ask, ticket)) {
+            return Answer::Now(Ok(Granted::Opened(opened)));
+        }
+        self.env.set_ticket(ticket.map(|t| t.0));
         let spare = &mut self.spare;
         let document = self.documents.entry(id).or_insert_with(|| {
             let mut document = spare.pop().unwrap_or_default();
             document.id = id;
             document
         });
-        let answer = decide(document, &mut self.env, ask);
+        let answer = decide(document, &mut self.env, ask, ticket);
+        self.env.set_ticket(None);
         let granted_open = matches!(&answer, Answer::Now(Ok(Granted::Opened(_))));
         if document.dirty {
             poke(document, &mut self.env);
@@ -135,6 +159,27 @@ impl LockTable {
             self.drop_idle(id);
         }
         answer
+    }
+
+    /// The open that a request with this number has made.
+    fn opened_before(&self, ask: Ask<'_>, ticket: Ticket) -> Option<Opened> {
+        let Ask::Open(r) = ask else { return None };
+        let d = self.document(r.resource.document)?;
+        let id = OpenId(ticket.0);
+        let held = d.opens.get(id)?;
+        let cache = held
+            .grant
+            .map_or_else(CacheGranted::default, |key| d.cache_told(held.stream, key));
+        let open = OpenRef {
+            resource: r.resource,
+            id,
+        };
+        Some(Opened { open, cache })
+    }
+
+    /// A number for a request.
+    pub(crate) fn fresh_ticket(&mut self) -> Ticket {
+        Ticket(self.env.fresh_id())
     }
 
     /// A request that must not wait: `None` if it would have to.
@@ -180,11 +225,7 @@ impl LockTable {
     /// Ends all waits: the node stops.
     pub(crate) fn cancel_all(&mut self) {
         for document in self.documents.values_mut() {
-            for waiter in document
-                .queue
-                .drain(..)
-                .filter(|w| !matches!(w.style, Style::Poll { .. }))
-            {
+            for waiter in document.queue.drain(..).filter(|w| !w.style.is_place()) {
                 self.env.effects.push(Effect::Answer {
                     waiter: waiter.id,
                     outcome: Err(Denial::Stopping),
@@ -220,6 +261,7 @@ impl LockTable {
             document.ranges = None;
             document.told.clear();
             document.dirty = false;
+            document.next_line = 0;
             self.spare.push(document);
         }
     }
@@ -244,7 +286,7 @@ impl LockTable {
         self.enter(now);
         self.on_document(resource.document, |d, _| {
             d.doomed.retain(|s| *s != resource.stream);
-            d.told.retain(|s| *s != resource.stream);
+            d.told.retain(|(s, _)| *s != resource.stream);
             d.dirty = true;
         });
     }
@@ -436,6 +478,58 @@ impl LockTable {
             delete_pending: document.is_doomed(held.stream),
             disconnected: held.disconnected,
         })
+    }
+
+    // ---- moving between tables ----
+
+    /// Takes a document out as it is. Its timers find nothing any more.
+    pub(crate) fn take(&mut self, now: Now, document: u64) -> Option<Box<Document>> {
+        self.enter(now);
+        self.documents.remove(&document)
+    }
+
+    /// Puts in what another table had.
+    pub(crate) fn merge(
+        &mut self,
+        now: Now,
+        state: DocumentState,
+        sinks: &dyn Fn(OpenRef) -> Option<Arc<dyn CacheSink>>,
+    ) {
+        self.enter(now);
+        let id = state.document();
+        let document = self.documents.entry(id).or_default();
+        document.id = id;
+        state.merge_into(document, &mut self.env, sinks);
+        self.drop_idle(id);
+    }
+
+    /// Forgets a document and tells the clients of node `me` that what they had is lost.
+    pub(crate) fn lose(&mut self, now: Now, document: u64, me: MemberId) {
+        let Some(mut d) = self.take(now, document) else {
+            return;
+        };
+        d.queue.clear();
+        let opens: Vec<_> = d.opens.iter().map(|o| (o.id, o.claim.client)).collect();
+        for (id, client) in opens {
+            if client.member() == me {
+                d.lose_open(&mut self.env, id);
+            } else {
+                // Nobody is told, and what it asks for is nobody's to do.
+                let _ = d.end_open(&mut self.env, id);
+            }
+        }
+    }
+
+    /// Takes away what the clients of a node that is gone have and want.
+    pub(crate) fn drop_member(&mut self, now: Now, document: u64, member: MemberId) {
+        self.enter(now);
+        self.on_document(document, |d, env| d.drop_member(env, member));
+    }
+
+    /// A number greater than all that were asked for before.
+    pub(crate) fn next_revision(&mut self) -> u64 {
+        self.env.revision += 1;
+        self.env.revision
     }
 
     // ---- disconnect and reclaim ----

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::epoch::MemberId;
+
 /// Monotonic time in milliseconds since the runtime's own start; the only time the table knows.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
@@ -71,6 +73,24 @@ pub struct OpenRef {
 /// control connection for FTP). They must be unique over all protocols.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ClientId(pub u64);
+
+impl ClientId {
+    /// The cluster node that serves this client: the high bits of its number. 0 where there is no cluster.
+    #[must_use]
+    pub const fn member(self) -> MemberId {
+        // 16 bits remain, so the conversion loses nothing.
+        #[allow(clippy::cast_possible_truncation, reason = "the shift leaves 16 bits")]
+        MemberId((self.0 >> MEMBER_SHIFT) as u32)
+    }
+}
+
+/// Numbers of opens, waiters and clients are `member << 48` and a count of that member's own.
+pub const MEMBER_SHIFT: u32 = 48;
+
+/// Names a request that may wait before it is made: a waiter has the number of its request, and an open the number of the
+/// request that made it. Whoever asks another node draws it first, so that it knows what it will get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Ticket(pub u64);
 
 /// Names one waiting request; unique within a service, never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -18,6 +18,16 @@ pub(crate) enum Style {
     HoldUntil(Now),
     /// It retries; its place lapses at this moment unless it does.
     Poll { lapse: Now },
+    /// Its caller asks again by its number; its place lapses at this moment unless it does. So it is after a move to
+    /// another table.
+    Away { lapse: Now },
+}
+
+impl Style {
+    /// Nobody awaits: only its place is kept.
+    pub(crate) fn is_place(self) -> bool {
+        matches!(self, Style::Poll { .. } | Style::Away { .. })
+    }
 }
 
 /// What identifies a retry as the same request: NFS has no open to tell by.
@@ -31,6 +41,8 @@ pub(crate) struct PollKey {
 /// One waiting request.
 pub(crate) struct Waiter {
     pub id: WaiterId,
+    /// Its place among all that ever waited for the document.
+    pub line: u64,
     pub ask: KeptAsk,
     pub style: Style,
     pub key: Option<PollKey>,

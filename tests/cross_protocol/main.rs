@@ -50,3 +50,4 @@ fn get(smb: &mut SmbClient, path: &str) -> Vec<u8> {
     smb.close(file).expect("connection");
     bytes
 }
+mod verify;

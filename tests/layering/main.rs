@@ -48,7 +48,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("sluice-nfs-wire", &[]),
     ("sluice-config", &[]),
     ("sluice-clients", &[]),
-    ("sluice-tests", &["sluice-clients"]),
+    ("sluice-tests", &["sluice-clients", "sluice-repo-postgres"]),
     ("sluice-s3-tests", &[]),
 ];
 

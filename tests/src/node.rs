@@ -36,6 +36,21 @@ pub struct Ports {
     pub admin: u16,
 }
 
+/// What a node's configuration file says besides its ports.
+#[derive(Clone, Debug, Default)]
+pub struct Place {
+    /// `node.name`.
+    pub name: String,
+    /// `repository.metadata`, if not in its scratch folder.
+    pub metadata: Option<String>,
+    /// `repository.content`, if not in its scratch folder.
+    pub content: Option<String>,
+    /// Further keys of the section `[node]`.
+    pub node_keys: String,
+    /// Further sections.
+    pub extra: String,
+}
+
 impl Ports {
     /// First and last port for passive FTP data connections.
     pub fn passive(self) -> (u16, u16) {
@@ -92,18 +107,42 @@ impl TestNode {
         content: Option<&str>,
         extra: &str,
     ) -> anyhow::Result<TestNode> {
+        let node = TestNode::start_at(&Place {
+            name: "t1".into(),
+            metadata: None,
+            content: content.map(str::to_owned),
+            node_keys: node_keys.into(),
+            extra: extra.into(),
+        })?;
+        node.add_user(USER, PASSWORD, 1000)?;
+        Ok(node)
+    }
+
+    /// Starts a node in a new scratch folder; makes no user.
+    pub fn start_at(place: &Place) -> anyhow::Result<TestNode> {
         let dir = tempfile::tempdir()?;
         let ports = free_ports()?;
         let base = dir.path().display();
-        let content = content.map_or_else(|| format!("file://{base}/content"), str::to_owned);
         let (first_passive, last_passive) = ports.passive();
+        let (own_metadata, own_content) = (
+            format!("sqlite://{base}/meta.db"),
+            format!("file://{base}/content"),
+        );
         let config = format!(
-            "[node]\nname = \"t1\"\nstate_dir = \"{base}/state\"\n{node_keys}\
-             [repository]\nmetadata = \"sqlite://{base}/meta.db\"\ncontent = \"{content}\"\n\
+            "[node]\nname = \"{}\"\nstate_dir = \"{base}/state\"\n{}\
+             [repository]\nmetadata = \"{}\"\ncontent = \"{}\"\n\
              [smb]\nlisten = [\"127.0.0.1:{}\"]\n[nfs]\nlisten = [\"127.0.0.1:{}\"]\n\
              [ftp]\nlisten = [\"127.0.0.1:{}\"]\npassive_ports = \"{first_passive}-{last_passive}\"\n\
-             [admin]\nlisten = [\"127.0.0.1:{}\"]\n{extra}",
-            ports.smb, ports.nfs, ports.ftp, ports.admin,
+             [admin]\nlisten = [\"127.0.0.1:{}\"]\n{}",
+            place.name,
+            place.node_keys,
+            place.metadata.as_ref().unwrap_or(&own_metadata),
+            place.content.as_ref().unwrap_or(&own_content),
+            ports.smb,
+            ports.nfs,
+            ports.ftp,
+            ports.admin,
+            place.extra,
         );
         std::fs::write(dir.path().join("sluice.toml"), config)?;
         let mut node = TestNode {
@@ -112,7 +151,6 @@ impl TestNode {
             ports,
         };
         node.spawn()?;
-        node.add_user(USER, PASSWORD, 1000)?;
         Ok(node)
     }
 
@@ -158,7 +196,21 @@ impl TestNode {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    /// The process id.
+    /// Whether `/readyz` says that it serves.
+    pub fn is_ready(&self) -> bool {
+        let ask = || -> std::io::Result<String> {
+            let mut stream = std::net::TcpStream::connect(("127.0.0.1", self.ports.admin))?;
+            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+            stream
+                .write_all(b"GET /readyz HTTP/1.1\r\nHost: sluice\r\nConnection: close\r\n\r\n")?;
+            let mut answer = String::new();
+            std::io::Read::read_to_string(&mut stream, &mut answer)?;
+            Ok(answer)
+        };
+        ask().is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+    }
+
+    /// The process id; 0 if it does not run.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().map_or(0, Child::id)
     }

@@ -7,9 +7,13 @@ use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use sluice_vfs::Vfs;
+
+use crate::verify::HeadAddresses;
 use sluice_vfs::{
     AdminError, LockQuery, NewRule, NewUser, Password, PolicyQuestion, ShareChange, Simulation,
 };
+
+use crate::cluster::{ClusterView, NodeRecord};
 
 /// An answer: the value, or a refusal in words.
 struct Answer<T>(Result<T, AdminError>);
@@ -68,7 +72,14 @@ struct Check {
 }
 
 /// All routes below `/api/v1`.
-pub(super) fn router<S: Clone + Send + Sync + 'static>(vfs: Vfs) -> Router<S> {
+pub(super) fn router<S: Clone + Send + Sync + 'static>(
+    vfs: Vfs,
+    cluster: Option<ClusterView>,
+) -> Router<S> {
+    let members = Router::new()
+        .route("/nodes", get(nodes))
+        .route("/nodes/{name}/drain", post(drain))
+        .with_state((vfs.clone(), cluster));
     Router::new()
         .route("/users", get(users).post(add_user))
         .route("/users/{name}", delete(remove_user))
@@ -87,12 +98,13 @@ pub(super) fn router<S: Clone + Send + Sync + 'static>(vfs: Vfs) -> Router<S> {
         .route("/locks/explain", get(explain_locks))
         .route("/locks/{id}/break", post(break_lock))
         .route("/sessions", get(sessions))
-        .route("/nodes", get(nodes))
+        .route("/nodes/{name}/heads", get(heads))
         .route("/check", post(check))
         .route("/gc", post(gc))
         .route("/versions", get(versions))
         .route("/versions/restore", post(restore))
         .with_state(vfs)
+        .merge(members)
 }
 
 async fn users(State(vfs): State<Vfs>) -> impl IntoResponse {
@@ -192,13 +204,27 @@ async fn sessions(State(vfs): State<Vfs>) -> impl IntoResponse {
     Answer(vfs.admin().sessions().await)
 }
 
-async fn nodes(State(vfs): State<Vfs>) -> impl IntoResponse {
-    Json(serde_json::json!([{
-        "name": vfs.node_name(),
-        "state": "live",
-        "version": env!("CARGO_PKG_VERSION"),
-        "pid": std::process::id(),
-    }]))
+type Members = (Vfs, Option<ClusterView>);
+
+async fn nodes(State((vfs, cluster)): State<Members>) -> impl IntoResponse {
+    Answer(match cluster {
+        Some(cluster) => cluster.nodes().await,
+        None => Ok(vec![NodeRecord::alone(vfs.node_name())]),
+    })
+}
+
+async fn drain(State((_, cluster)): State<Members>, Path(name): Path<String>) -> impl IntoResponse {
+    Answer(match cluster {
+        Some(cluster) => cluster.drain(&name).await,
+        None => Err(AdminError::Invalid(format!(
+            "node {name} is not in a cluster, so no other node could take its clients; stop it with SIGTERM"
+        ))),
+    })
+}
+
+async fn heads(State(vfs): State<Vfs>, Path(name): Path<String>) -> impl IntoResponse {
+    let facts = vfs.admin().facts(&name).await;
+    Answer(facts.map(|bytes| serde_json::from_slice::<HeadAddresses>(&bytes).unwrap_or_default()))
 }
 
 async fn check(State(vfs): State<Vfs>, Json(check): Json<Check>) -> impl IntoResponse {

@@ -18,6 +18,8 @@ use sluice_vfs::Vfs;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 
+use crate::cluster::ClusterView;
+
 /// Whether the heads serve.
 #[derive(Clone, Default)]
 pub struct Readiness(Arc<AtomicBool>);
@@ -39,30 +41,36 @@ impl Readiness {
 pub struct AdminState {
     vfs: Vfs,
     auth: Arc<auth::Auth>,
+    cluster: Option<ClusterView>,
     ready: Readiness,
 }
 
 impl AdminState {
-    /// For a running node.
-    pub fn new(vfs: Vfs, token: Token, ready: Readiness) -> AdminState {
+    /// For a running node, with its cluster if it is in one.
+    pub fn new(
+        vfs: Vfs,
+        cluster: Option<ClusterView>,
+        token: Token,
+        ready: Readiness,
+    ) -> AdminState {
         AdminState {
             auth: Arc::new(auth::Auth::new(token, vfs.accounts())),
             vfs,
+            cluster,
             ready,
         }
     }
 }
 
 /// The API without authentication: for the control socket and for commands on a stopped repository.
-pub fn trusted_router(vfs: Vfs) -> Router {
-    Router::new().nest("/api/v1", api::router(vfs))
+pub fn trusted_router(vfs: Vfs, cluster: Option<ClusterView>) -> Router {
+    Router::new().nest("/api/v1", api::router(vfs, cluster))
 }
 
 fn public_router(state: AdminState) -> Router {
-    let api = api::router(state.vfs.clone()).layer(axum::middleware::from_fn_with_state(
-        state.auth.clone(),
-        auth::require,
-    ));
+    let api = api::router(state.vfs.clone(), state.cluster.clone()).layer(
+        axum::middleware::from_fn_with_state(state.auth.clone(), auth::require),
+    );
     Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
@@ -76,6 +84,12 @@ async fn ready(State(state): State<AdminState>) -> (StatusCode, &'static str) {
     let down = |why| (StatusCode::SERVICE_UNAVAILABLE, why);
     if !state.ready.get() {
         return down("the heads are not serving\n");
+    }
+    if let Some(cluster) = &state.cluster
+        && let Err(why) = cluster.ready().await
+    {
+        tracing::warn!(why, "not ready");
+        return down("this node may not act in the cluster now; the log says why\n");
     }
     match state.vfs.probe().await {
         Ok(()) => (StatusCode::OK, "ready\n"),
@@ -98,7 +112,7 @@ pub async fn serve_tcp(listener: TcpListener, state: AdminState, stop: Cancellat
 
 /// Serves the control socket until `stop`.
 pub async fn serve_control(listener: UnixListener, state: AdminState, stop: CancellationToken) {
-    let app = trusted_router(state.vfs);
+    let app = trusted_router(state.vfs, state.cluster);
     let served =
         axum::serve(listener, app).with_graceful_shutdown(async move { stop.cancelled().await });
     if let Err(error) = served.await {

@@ -24,7 +24,7 @@ pub enum Command {
     Serve,
     /// A three-node cluster on this machine from nothing.
     Demo {
-        /// Keep its data after Ctrl-C.
+        /// Keep its data in ./sluice-demo after Ctrl-C, and go on with it the next time.
         #[arg(long)]
         keep: bool,
     },

@@ -17,7 +17,7 @@ use tower::ServiceExt;
 use crate::node::{Stack, control_path, open_stack};
 
 /// A way to the admin API.
-pub(super) enum Door {
+pub(crate) enum Door {
     /// The control socket of a running node.
     Running(PathBuf),
     /// The stores, opened by this process.
@@ -26,7 +26,7 @@ pub(super) enum Door {
 
 impl Door {
     /// Finds the running node of these settings, or opens its stores.
-    pub(super) async fn open(settings: &Settings) -> anyhow::Result<Door> {
+    pub(crate) async fn open(settings: &Settings) -> anyhow::Result<Door> {
         let socket = control_path(settings);
         if UnixStream::connect(&socket).await.is_ok() {
             return Ok(Door::Running(socket));
@@ -37,12 +37,12 @@ impl Door {
                 "sluice: the repository is new: user \"admin\" has the password {password} (shown once)"
             );
         }
-        let router = crate::admin::trusted_router(stack.vfs.clone());
+        let router = crate::admin::trusted_router(stack.vfs.clone(), stack.cluster.clone());
         Ok(Door::Stopped(router, Box::new(stack)))
     }
 
     /// One call; a refusal becomes an error with the API's sentence.
-    pub(super) async fn call(
+    pub(crate) async fn call(
         &self,
         method: Method,
         path: &str,
@@ -67,7 +67,7 @@ impl Door {
     }
 
     /// Commits and closes, if this process opened the stores.
-    pub(super) async fn close(self) -> anyhow::Result<()> {
+    pub(crate) async fn close(self) -> anyhow::Result<()> {
         match self {
             Door::Running(_) => Ok(()),
             Door::Stopped(router, stack) => {

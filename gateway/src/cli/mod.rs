@@ -7,6 +7,7 @@ mod commands;
 mod print;
 
 pub use args::Cli;
+pub(crate) use call::Door;
 
 use std::io::Write;
 use std::process::ExitCode;

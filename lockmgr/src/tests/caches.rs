@@ -120,7 +120,7 @@ enum Asked {
 
 impl World {
     fn ask(&mut self, table: &mut LockTable, asked: Asked, ask: Ask<'_>) {
-        match table.request(self.now, ask) {
+        match table.request(self.now, ask, None) {
             Answer::Wait(waiter) => self.waiting.push((waiter, asked)),
             Answer::Now(Ok(granted)) => self.granted(table, asked, granted),
             Answer::Now(Err(_)) => {}

@@ -256,7 +256,7 @@ fn step(table: &mut LockTable, model: &mut Model, op: &Op) {
             let mut request = OpenRequest::new(DOC, client(c), Access::from_bits(access));
             request.share = ShareMode::sharing(Access::from_bits(share));
             let expected = model.may_open(c, access, denies);
-            match table.request(now, Ask::Open(&request)) {
+            match table.request(now, Ask::Open(&request), None) {
                 Answer::Now(Ok(Granted::Opened(opened))) => {
                     assert!(expected, "{op:?}");
                     let open = ModelOpen {
@@ -297,7 +297,7 @@ fn step(table: &mut LockTable, model: &mut Model, op: &Op) {
                 on_conflict: OnConflict::Reject,
             };
             assert_eq!(
-                granted(table.request(now, Ask::Ranges(&request))),
+                granted(table.request(now, Ask::Ranges(&request), None)),
                 expected,
                 "{op:?}"
             );
@@ -346,7 +346,7 @@ fn step(table: &mut LockTable, model: &mut Model, op: &Op) {
             };
             let expected = model.may_touch(Some(n), c, bytes, write);
             assert_eq!(
-                granted(table.request(now, Ask::OpenIo { open, kind })),
+                granted(table.request(now, Ask::OpenIo { open, kind }, None)),
                 expected,
                 "{op:?}"
             );
@@ -377,7 +377,7 @@ fn step(table: &mut LockTable, model: &mut Model, op: &Op) {
                 nfs_ranges_mandatory: false,
             };
             assert_eq!(
-                granted(table.request(now, Ask::Io(&request))),
+                granted(table.request(now, Ask::Io(&request), None)),
                 expected,
                 "{op:?}"
             );
@@ -398,7 +398,7 @@ fn step(table: &mut LockTable, model: &mut Model, op: &Op) {
             let expected = share && model.may_lock(None, Some((c, owner)), bytes, exclusive);
             let request = owned(c, owner, range, exclusive, OnConflict::Reject);
             assert_eq!(
-                granted(table.request(now, Ask::OwnedRange(&request))),
+                granted(table.request(now, Ask::OwnedRange(&request), None)),
                 expected,
                 "{op:?}"
             );
@@ -575,7 +575,7 @@ impl Followed {
                 let mut request = OpenRequest::new(DOC, client(c), Access::from_bits(access));
                 request.share = ShareMode::sharing(Access::from_bits(share));
                 request.on_conflict = wait(wait_ms);
-                self.answer(table.request(self.now, Ask::Open(&request)));
+                self.answer(table.request(self.now, Ask::Open(&request), None));
             }
             WaitOp::Close(n) if n < self.opens.len() => {
                 let open = self.opens.remove(n);
@@ -593,7 +593,7 @@ impl Followed {
                     on_conflict: wait(wait_ms),
                     nfs_ranges_mandatory: false,
                 };
-                self.answer(table.request(self.now, Ask::Io(&request)));
+                self.answer(table.request(self.now, Ask::Io(&request), None));
             }
             WaitOp::NfsLock {
                 client: c,
@@ -603,7 +603,7 @@ impl Followed {
             } => {
                 let range = ByteRange::clamped(offset, 3);
                 let request = owned(c, owner, range, exclusive, OnConflict::Wait(None));
-                self.answer(table.request(self.now, Ask::OwnedRange(&request)));
+                self.answer(table.request(self.now, Ask::OwnedRange(&request), None));
             }
             WaitOp::NfsUnlock { client: c, owner } => {
                 let owner = Some(RangeOwner(u128::from(owner)));

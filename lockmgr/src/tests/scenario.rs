@@ -307,7 +307,7 @@ impl World {
         };
         request.cache = cache_request(client, args);
         request.sink = (request.cache != CacheRequest::None).then(|| self.sink(name));
-        let answer = self.table.request(self.now, Ask::Open(&request));
+        let answer = self.table.request(self.now, Ask::Open(&request), None);
         self.say(name, answer)
     }
 
@@ -367,7 +367,7 @@ impl World {
             open: self.opened(args[0]),
             kind: Self::io_kind(args[1], args.get(2)),
         };
-        let answer = self.table.request(self.now, ask);
+        let answer = self.table.request(self.now, ask, None);
         self.say(args[0], answer)
     }
 
@@ -382,7 +382,7 @@ impl World {
             on_conflict: on_conflict(args),
             nfs_ranges_mandatory: flag(args, "ranges-bind-nfs"),
         };
-        let answer = self.table.request(self.now, Ask::Io(&request));
+        let answer = self.table.request(self.now, Ask::Io(&request), None);
         self.say(args[0], answer)
     }
 
@@ -396,6 +396,7 @@ impl World {
                 actor: &actor,
                 open,
             },
+            None,
         );
         self.say(args[0], answer)
     }
@@ -411,7 +412,7 @@ impl World {
             locks: ranges.collect(),
             on_conflict: on_conflict(args),
         };
-        let answer = self.table.request(self.now, Ask::Ranges(&request));
+        let answer = self.table.request(self.now, Ask::Ranges(&request), None);
         self.say(args[0], answer)
     }
 
@@ -442,7 +443,9 @@ impl World {
 
     fn nfs_lock(&mut self, args: &Args<'_>) -> String {
         let request = self.owned(args);
-        let answer = self.table.request(self.now, Ask::OwnedRange(&request));
+        let answer = self
+            .table
+            .request(self.now, Ask::OwnedRange(&request), None);
         self.say(args[0], answer)
     }
 
@@ -513,7 +516,7 @@ impl World {
                 } => {
                     sink.on_cache_revoked(resource, grant, reason);
                 }
-                Effect::LeaseUnused(_) => {}
+                Effect::LeaseUnused { .. } => {}
             }
             for (name, told) in &self.sinks {
                 out.extend(

@@ -12,4 +12,4 @@ pub mod server;
 
 pub use database::Database;
 pub use history::History;
-pub use registry::{PostgresRegistry, RegistryOptions};
+pub use registry::{PostgresRegistry, RegistryOptions, Survey};

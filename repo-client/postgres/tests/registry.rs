@@ -424,6 +424,20 @@ async fn the_first_identity_stays_and_states_are_counted() {
 }
 
 #[tokio::test]
+async fn a_fenced_process_that_still_holds_on_shows_as_rogue() {
+    let ground = Ground::new();
+    let registry = ground.registry().await;
+    let (a, b) = (join(&registry, "a").await, join(&registry, "b").await);
+    registry.leave(b.member).await.unwrap();
+    let survey = registry.survey().await.unwrap();
+    assert_eq!(survey.rogues, [b.member]);
+    assert_eq!(survey.leases.len(), 1);
+    let (member, left) = survey.leases[0];
+    assert_eq!(member, a.member);
+    assert!(left.is_some_and(|left| left <= Duration::from_secs(6)));
+}
+
+#[tokio::test]
 async fn a_restart_of_the_server_keeps_members_and_owners() {
     let mut server = PostgresServer::temporary().unwrap();
     let registry = open(&server.url(), Duration::from_secs(6)).await;

@@ -6,6 +6,7 @@
 
 mod housekeeping;
 mod locks;
+mod nodes;
 mod policies;
 mod shares;
 mod types;

@@ -14,6 +14,7 @@ mod mailbox;
 mod members;
 mod shards;
 mod stock;
+mod survey;
 
 use std::future::Future;
 use std::time::Duration;
@@ -30,6 +31,7 @@ use sqlx::PgConnection;
 use crate::database::Database;
 use hints::Hints;
 use stock::Stock;
+pub use survey::Survey;
 
 type Result<T> = std::result::Result<T, RegistryError>;
 

@@ -123,6 +123,36 @@ impl PostgresServer {
         Ok(server)
     }
 
+    /// A server that was made in `folder` before; it is not running yet.
+    ///
+    /// # Errors
+    /// PostgreSQL is not installed, or there is no server in the folder.
+    pub fn existing(
+        folder: &Path,
+        durability: Durability,
+        port: u16,
+        password: &str,
+    ) -> Result<PostgresServer> {
+        let server = PostgresServer {
+            programs: Programs::find()?,
+            account: Account::needed()?,
+            folder: folder.to_owned(),
+            port,
+            password: password.to_owned(),
+            durability,
+            child: None,
+            scratch: None,
+        };
+        if server.folder.exists() {
+            Ok(server)
+        } else {
+            Err(ServerError::new(format!(
+                "there is no PostgreSQL server in {}",
+                folder.display()
+            )))
+        }
+    }
+
     fn make_folder(&self) -> Result<()> {
         let shown = self.folder.display();
         std::fs::create_dir_all(&self.folder).map_err(|error| {
@@ -203,6 +233,11 @@ impl PostgresServer {
         let name = format!("t{:016x}", random()?);
         self.sql(&format!("CREATE DATABASE {name}"))?;
         Ok(self.url_of(&name))
+    }
+
+    /// The superuser's password.
+    pub fn password(&self) -> &str {
+        &self.password
     }
 
     /// Its TCP port on 127.0.0.1.

@@ -1,0 +1,264 @@
+//! What happens to a token machine, and what it wants done.
+
+use bytes::Bytes;
+use sluice_lockmgr::{Member, MemberId, ShardId, ShardOwner};
+
+use super::message::{GrantId, Part, RequestId, TokenMessage};
+
+/// What happens to a machine. Only documents and shards of this machine's own share may be named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// An own request that the gate did not let through.
+    Request {
+        /// On which document.
+        document: u64,
+        /// Fresh.
+        request: RequestId,
+    },
+    /// Nobody waits for an own request any more.
+    Cancel {
+        /// As in `Request`.
+        document: u64,
+        /// As in `Request`.
+        request: RequestId,
+    },
+    /// A message of a member.
+    Message {
+        /// Who says it.
+        from: Member,
+        /// What.
+        message: TokenMessage,
+    },
+    /// [`Effect::Surrender`] is done: the gate is closed, changes are committed.
+    Surrendered {
+        /// Which document.
+        document: u64,
+        /// Which token.
+        grant: GrantId,
+        /// All entries that were behind the gate; `None` if there were none.
+        state: Option<Bytes>,
+    },
+    /// [`Effect::Release`] is done.
+    Released {
+        /// Which document.
+        document: u64,
+        /// Which token.
+        grant: GrantId,
+        /// The gate is closed; false: something was held and it stays open.
+        done: bool,
+    },
+    /// [`Effect::Look`] is done.
+    Looked {
+        /// Which document.
+        document: u64,
+        /// The nodes whose clients have or want something, in order.
+        holders: Vec<MemberId>,
+    },
+    /// [`Effect::Return`] is done.
+    Returned {
+        /// Which document.
+        document: u64,
+        /// As in the effect.
+        only: Option<MemberId>,
+        /// `None`: others had something, the gate stays open. `Some`: the gate is closed, this was behind it.
+        state: Option<Option<Bytes>>,
+    },
+    /// [`Effect::Relinquish`] is done: the gate is closed.
+    Relinquished {
+        /// Which document.
+        document: u64,
+        /// The own clients' entries.
+        part: Option<Bytes>,
+    },
+    /// [`Effect::Evaluate`] has an answer.
+    Answered {
+        /// Which document.
+        document: u64,
+        /// Whose request.
+        from: Member,
+        /// Which.
+        request: RequestId,
+        /// The answer.
+        answer: Bytes,
+        /// That node's entries, if they changed since it was last told.
+        part: Option<Part>,
+    },
+    /// [`Effect::Evaluate`] has no answer: the gate was closed meanwhile.
+    Unanswered {
+        /// Which document.
+        document: u64,
+        /// Whose request.
+        from: Member,
+        /// Which.
+        request: RequestId,
+        /// The request.
+        op: Bytes,
+    },
+    /// The lock table has something to say to a client of another node.
+    Told {
+        /// On which document.
+        document: u64,
+        /// The node.
+        to: Member,
+        /// What.
+        tell: Bytes,
+        /// That node's entries, if they changed since it was last told.
+        part: Option<Part>,
+    },
+    /// [`Effect::ForceFence`] is done; `None` if it failed.
+    Fenced {
+        /// Which document.
+        document: u64,
+        /// Which token.
+        grant: GrantId,
+        /// The fence that commits need now.
+        fence: Option<u64>,
+    },
+    /// Another member takes part.
+    NodeUp(Member),
+    /// A member is fenced or has left.
+    NodeDown(Member),
+    /// Owners of shards, as the registry has them. Members that were live then were told by `NodeUp` before.
+    Shards(Vec<(ShardId, ShardOwner)>),
+    /// Nothing may be granted.
+    Frozen,
+    /// Things go on as before.
+    Thawed,
+    /// Time went by; due at [`super::TokenMachine::next_deadline`].
+    Tick,
+}
+
+/// What a machine wants done, in this order. What is to be done to the lock table is done at once and in order; what takes
+/// time answers later with an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Send.
+    Send {
+        /// To whom; never to this node.
+        to: Member,
+        /// What.
+        message: TokenMessage,
+    },
+    /// Send this own request to a coordinator, as [`super::Body::Ask`].
+    Forward {
+        /// To whom; never to this node.
+        to: Member,
+        /// With which shard and epoch, and which document and request; `op` is empty and is to be filled in.
+        message: TokenMessage,
+        /// Which request.
+        request: RequestId,
+    },
+    /// The gate may let this own request through now: try again. The request's name is used up.
+    Run {
+        /// Which.
+        request: RequestId,
+    },
+    /// The answer to an own request. The request's name is used up.
+    Deliver {
+        /// Which.
+        request: RequestId,
+        /// The answer.
+        answer: Bytes,
+    },
+    /// An answer that nobody waits for: what it grants is to be given back.
+    Undo {
+        /// On which document.
+        document: u64,
+        /// The answer.
+        answer: Bytes,
+    },
+    /// Open the gate. First put in what is given, without checks.
+    Admit {
+        /// For which document.
+        document: u64,
+        /// `Some`: this node is alone on it since that term. `None`: it decides for others too.
+        term: Option<u64>,
+        /// Entries.
+        states: Vec<Bytes>,
+    },
+    /// Close the gate and take everything out; have changes committed; then [`Event::Surrendered`].
+    Surrender {
+        /// Which document.
+        document: u64,
+        /// Which token.
+        grant: GrantId,
+    },
+    /// Close the gate if nothing is behind it; then [`Event::Released`].
+    Release {
+        /// Which document.
+        document: u64,
+        /// Which token.
+        grant: GrantId,
+    },
+    /// Say who has something behind the gate; then [`Event::Looked`].
+    Look {
+        /// Which document.
+        document: u64,
+    },
+    /// Close the gate if nobody waits there and nobody but this node's clients have something behind it; then
+    /// [`Event::Returned`].
+    Return {
+        /// Which document.
+        document: u64,
+        /// `None`: only if nobody has anything.
+        only: Option<MemberId>,
+    },
+    /// Close the gate, keep the own clients' entries and forget the others'; then [`Event::Relinquished`].
+    Relinquish {
+        /// Which document.
+        document: u64,
+    },
+    /// Close the gate, forget everything behind it and tell the own clients that it is gone.
+    Drop {
+        /// Which document.
+        document: u64,
+    },
+    /// Put a request of another node to the lock table; then [`Event::Answered`] or [`Event::Unanswered`].
+    Evaluate {
+        /// On which document.
+        document: u64,
+        /// Whose.
+        from: Member,
+        /// Which.
+        request: RequestId,
+        /// The request.
+        op: Bytes,
+    },
+    /// Nobody waits for this evaluation any more.
+    Abort {
+        /// On which document.
+        document: u64,
+        /// Whose.
+        from: Member,
+        /// Which.
+        request: RequestId,
+    },
+    /// Forget what the clients of a node have behind the gate: it is gone.
+    DropMember {
+        /// On which document.
+        document: u64,
+        /// Which node.
+        member: Member,
+    },
+    /// A coordinator has something for an own client.
+    Tell {
+        /// On which document.
+        document: u64,
+        /// What.
+        tell: Bytes,
+    },
+    /// Raise the document's fence in the registry; then [`Event::Fenced`].
+    ForceFence {
+        /// Which document.
+        document: u64,
+        /// Who did not give its token back.
+        holder: Member,
+        /// Which token.
+        grant: GrantId,
+    },
+    /// [`super::TokenMachine::fence`] may answer otherwise for documents of this shard.
+    Asserted {
+        /// Which shard.
+        shard: ShardId,
+    },
+}

@@ -1,0 +1,188 @@
+//! A cluster of real `sluice` processes on one PostgreSQL server and one content folder, each part of which can be killed, stopped
+//! or cut off.
+
+use std::net::{SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use sluice_repo_postgres::server::PostgresServer;
+
+use crate::node::{PASSWORD, Place, TestNode, USER};
+use crate::wire::Wire;
+
+/// A running cluster. Its parts stop when it is dropped: nodes first.
+pub struct Cluster {
+    /// The nodes, by their names gw1, gw2, ...
+    pub nodes: Vec<TestNode>,
+    wires: Vec<Wires>,
+    /// The database.
+    pub server: PostgresServer,
+    _shared: tempfile::TempDir,
+}
+
+/// Where a node can be cut off.
+struct Wires {
+    /// From the node to the database.
+    database: Wire,
+    /// From the other nodes to this one.
+    peers: Wire,
+}
+
+impl Cluster {
+    /// Three nodes that reach each other directly.
+    pub fn start() -> anyhow::Result<Cluster> {
+        Cluster::start_with(3, false, "")
+    }
+
+    /// Three nodes whose connections to the database and to each other can be cut.
+    pub fn start_wired() -> anyhow::Result<Cluster> {
+        Cluster::start_with(3, true, "")
+    }
+
+    /// So many nodes, wired or not, with more lines in their configuration files.
+    pub fn start_with(count: usize, wired: bool, extra: &str) -> anyhow::Result<Cluster> {
+        let server = PostgresServer::temporary()?;
+        let shared = tempfile::tempdir()?;
+        let secret = shared.path().join("secret");
+        write_private(&secret, "a secret of the test cluster only")?;
+        let mut cluster = Cluster {
+            nodes: Vec::new(),
+            wires: Vec::new(),
+            server,
+            _shared: shared,
+        };
+        for number in 1..=count {
+            let listen = free_address()?;
+            let mut advertise = listen;
+            let mut metadata = cluster.server.url();
+            if wired {
+                let server = SocketAddr::from(([127, 0, 0, 1], cluster.server.port()));
+                let wires = Wires {
+                    database: Wire::to(server)?,
+                    peers: Wire::to(listen)?,
+                };
+                advertise = wires.peers.address();
+                metadata = metadata.replace(
+                    &format!(":{}/", server.port()),
+                    &format!(":{}/", wires.database.address().port()),
+                );
+                cluster.wires.push(wires);
+            }
+            let content = cluster._shared.path().join("content");
+            let node = TestNode::start_at(&Place {
+                name: format!("gw{number}"),
+                metadata: Some(metadata),
+                content: Some(format!("file://{}", content.display())),
+                node_keys: String::new(),
+                extra: format!(
+                    "[cluster]\nlisten = \"{listen}\"\nadvertise = \"{advertise}\"\nsecret_file = \"{}\"\n{extra}",
+                    secret.display()
+                ),
+            })
+            .with_context(|| format!("node gw{number}"))?;
+            if number == 1 {
+                node.add_user(USER, PASSWORD, 1000)?;
+            }
+            cluster.nodes.push(node);
+        }
+        Ok(cluster)
+    }
+
+    /// A node, from 0.
+    pub fn node(&self, at: usize) -> &TestNode {
+        &self.nodes[at]
+    }
+
+    fn wires(&self, at: usize) -> &Wires {
+        self.wires
+            .get(at)
+            .expect("a cluster that was started with wires")
+    }
+
+    /// Cuts or heals a node's connections to the database.
+    pub fn cut_database(&self, at: usize, cut: bool) {
+        switch(&self.wires(at).database, cut);
+    }
+
+    /// Cuts or heals the connections that the other nodes make to a node.
+    pub fn cut_peers_to(&self, at: usize, cut: bool) {
+        switch(&self.wires(at).peers, cut);
+    }
+
+    /// Cuts or heals all connections between the nodes; all reach the database still.
+    pub fn cut_all_peers(&self, cut: bool) {
+        for wires in &self.wires {
+            switch(&wires.peers, cut);
+        }
+    }
+
+    /// What `sluice nodes` on a node says of another: the state of its latest life.
+    pub fn state_of(&self, at: usize, name: &str) -> anyhow::Result<String> {
+        let text = self.node(at).cli_ok(&["nodes", "--json"], "")?;
+        let value: serde_json::Value = serde_json::from_str(&text)?;
+        let latest = value
+            .as_array()
+            .context("a list of nodes")?
+            .iter()
+            .filter(|node| node["name"] == name)
+            .max_by_key(|node| node["epoch"].as_u64());
+        let state = latest.and_then(|node| node["state"].as_str());
+        Ok(state.unwrap_or("unknown").to_owned())
+    }
+
+    /// Waits until a node sees another in a state.
+    pub fn wait_for_state(&self, at: usize, name: &str, state: &str) -> anyhow::Result<()> {
+        let begin = Instant::now();
+        let mut last = String::new();
+        while begin.elapsed() < Duration::from_secs(30) {
+            // A node that is frozen may refuse for a while.
+            last = self
+                .state_of(at, name)
+                .unwrap_or_else(|error| error.to_string());
+            if last == state {
+                return Ok(());
+            }
+        }
+        bail!("{name} is {last} and not {state} after 30 s")
+    }
+
+    /// Waits until every running node may act.
+    pub fn wait_until_ready(&self) -> anyhow::Result<()> {
+        let begin = Instant::now();
+        for node in self.nodes.iter().filter(|node| node.pid() != 0) {
+            while !node.is_ready() {
+                ensure!(
+                    begin.elapsed() < Duration::from_secs(30),
+                    "a node is not ready after 30 s: {}",
+                    node.log()
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+fn switch(wire: &Wire, cut: bool) {
+    if cut { wire.cut() } else { wire.heal() }
+}
+
+/// Below the range of outgoing connections, so that it is still free when a node starts again.
+fn free_address() -> anyhow::Result<SocketAddr> {
+    use std::sync::atomic::{AtomicU16, Ordering};
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = u16::try_from(std::process::id() % 4000)?;
+    for _ in 0..1000 {
+        let port = 16_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 4000;
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            return Ok(listener.local_addr()?);
+        }
+    }
+    bail!("no free port between 16000 and 20000")
+}
+
+fn write_private(path: &std::path::Path, text: &str) -> anyhow::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::write(path, text)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(())
+}
