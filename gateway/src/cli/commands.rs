@@ -42,6 +42,16 @@ pub(super) async fn run(cli: Cli) -> anyhow::Result<String> {
             door.close().await?;
             verdicts
         }
+        Command::Nodes(read) => {
+            let settings = settings(config)?;
+            if let Some(nodes) = crate::cluster::nodes_from_outside(&settings).await? {
+                return print::records::<NodeRecord>(serde_json::to_value(nodes)?, read.json);
+            }
+            let door = Door::open(&settings).await?;
+            let result = nodes(&door, read).await;
+            door.close().await?;
+            result
+        }
         command => {
             let door = Door::open(&settings(config)?).await?;
             let result = on_repository(&door, command).await;
@@ -82,7 +92,6 @@ async fn on_repository(door: &Door, command: Command) -> anyhow::Result<String> 
         Command::Sessions(read) => {
             print::records::<SessionRecord>(get(door, "/sessions").await?, read.json)
         }
-        Command::Nodes(read) => nodes(door, read).await,
         Command::Check { repair, read } => check(door, repair, read).await,
         Command::Gc(read) => {
             let value = post(door, "/gc", json!({})).await?;
@@ -105,7 +114,11 @@ async fn on_repository(door: &Door, command: Command) -> anyhow::Result<String> 
                 "node {name} gives its shards away, finishes with its clients and leaves; sluice nodes shows when it has\n"
             ))
         }
-        Command::Serve | Command::Demo { .. } | Command::Config(_) | Command::Cluster(_) => {
+        Command::Serve
+        | Command::Demo { .. }
+        | Command::Config(_)
+        | Command::Nodes(_)
+        | Command::Cluster(_) => {
             bail!("this command needs no repository")
         }
     }

@@ -424,6 +424,34 @@ async fn the_first_identity_stays_and_states_are_counted() {
 }
 
 #[tokio::test]
+async fn a_command_that_has_the_repository_to_itself_keeps_nodes_out_until_its_lease_is_over() {
+    let ground = Ground::new();
+    let registry = ground.registry().await;
+    let mut command = session(&ground.url).await;
+    let lease = |left: &'static str| {
+        sqlx::query(
+            "INSERT INTO node_session(member, epoch, name, addr, version, state, expires_at) \
+             VALUES (0, 1000, 'a command', '', '1', 0, clock_timestamp() + $1::text::interval) \
+             ON CONFLICT (member, epoch) DO UPDATE SET expires_at = EXCLUDED.expires_at",
+        )
+        .bind(left)
+    };
+    lease("1 hour").execute(&mut command).await.unwrap();
+    let request = JoinRequest {
+        name: "a".into(),
+        advertise: "a:1".into(),
+        version: "1".into(),
+    };
+    assert!(matches!(
+        registry.join(&request).await,
+        Err(RegistryError::Refused(_))
+    ));
+    assert!(registry.members().await.unwrap().members.is_empty());
+    lease("-1 second").execute(&mut command).await.unwrap();
+    registry.join(&request).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_fenced_process_that_still_holds_on_shows_as_rogue() {
     let ground = Ground::new();
     let registry = ground.registry().await;

@@ -96,6 +96,8 @@ impl PostgresRegistry {
         .execute(&mut *tx)
         .await
         .map_err(told)?;
+        // After the insertion, which a command that takes the whole repository does not pass: one of the two sees the other.
+        end_command(&mut tx).await?;
         let transaction = count(&mut tx, "members").await?;
         commit(tx).await?;
         self.database.history().committed(transaction);
@@ -151,7 +153,7 @@ impl PostgresRegistry {
         let rows = sqlx::query(
             "SELECT c.value, n.member, n.epoch, n.name, n.addr, n.version, n.state, \
                (extract(epoch FROM n.expires_at) * 1000000)::bigint \
-             FROM cluster_state c LEFT JOIN node_session n ON true WHERE c.key = 'members' \
+             FROM cluster_state c LEFT JOIN node_session n ON n.member > 0 WHERE c.key = 'members' \
              ORDER BY n.member, n.epoch",
         )
         .fetch_all(&mut lent.conn)
@@ -299,6 +301,26 @@ async fn number_of(conn: &mut PgConnection, name: &str) -> Result<i32> {
         ));
     }
     Ok(fresh)
+}
+
+/// A command that has the repository to itself (member 0) keeps nodes out; one that was killed is ended.
+async fn end_command(conn: &mut PgConnection) -> Result<()> {
+    let live: Option<bool> = sqlx::query_scalar(
+        "SELECT bool_or(expires_at > clock_timestamp()) FROM node_session WHERE member = 0",
+    )
+    .fetch_one(&mut *conn)
+    .await
+    .map_err(told)?;
+    if live == Some(true) {
+        return Err(RegistryError::Refused(
+            "a command works on the repository while no node runs; start the node again when it has ended".into(),
+        ));
+    }
+    sqlx::query("DELETE FROM node_session WHERE member = 0")
+        .execute(conn)
+        .await
+        .map(drop)
+        .map_err(told)
 }
 
 /// Fences older incarnations of the joining node, unless one of them lives.

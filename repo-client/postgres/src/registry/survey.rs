@@ -29,7 +29,7 @@ impl PostgresRegistry {
         let mut lent = self.stock.lend().await?;
         let rows = sqlx::query(
             "SELECT member, epoch, (extract(epoch FROM expires_at - clock_timestamp()) * 1000)::bigint, true \
-             FROM node_session UNION ALL \
+             FROM node_session WHERE member > 0 UNION ALL \
              SELECT p.member, p.epoch, 0, false FROM past_member p JOIN pg_locks l \
                ON l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
                AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
