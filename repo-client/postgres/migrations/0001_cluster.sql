@@ -1,8 +1,10 @@
--- Settings of the database as a whole, and numbers that only grow ('epoch', 'map_version', ...).
+-- Settings of the database as a whole, and numbers that only grow.
 CREATE TABLE cluster_state(key text COLLATE "C" PRIMARY KEY, value bigint NOT NULL);
 
 -- The nodes of the cluster, one row for each life of a node. A row that is gone is a node that is fenced: every change
 -- takes FOR KEY SHARE on its writer's row, so that a fence waits for changes under way and no change comes after it.
+-- Member 0 is a program that has the whole repository to itself (a command on a stopped cluster); nodes may join only when
+-- its lease has run out, and it only when theirs have.
 CREATE TABLE node_session(
     member integer NOT NULL, epoch bigint NOT NULL,
     name text NOT NULL, addr text NOT NULL, version text NOT NULL,

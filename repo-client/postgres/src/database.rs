@@ -13,6 +13,16 @@ use crate::error::db;
 use crate::history::History;
 use crate::schema;
 
+/// Settings of every connection. The planner has no say where a table is small: it will have grown while the plan is
+/// still in use, and everything but checks goes by indexes.
+const SETTINGS: [(&str, &str); 5] = [
+    ("search_path", "sluice"),
+    ("synchronous_commit", "on"),
+    ("enable_seqscan", "off"),
+    ("jit", "off"),
+    ("plan_cache_mode", "force_generic_plan"),
+];
+
 /// A PostgreSQL database with the current schema. Cheap to clone; has no connection of its own.
 #[derive(Clone)]
 pub struct Database {
@@ -38,7 +48,8 @@ impl Database {
                 )
             })?
             .application_name("sluice")
-            .options([("search_path", "sluice"), ("synchronous_commit", "on")])
+            .options(SETTINGS)
+            .statement_cache_capacity(200)
             .disable_statement_logging();
         let database = Database {
             options,

@@ -10,6 +10,9 @@ use crate::error::db;
 const STEPS: &[&str] = &[
     include_str!("../migrations/0001_cluster.sql"),
     include_str!("../migrations/0002_registry.sql"),
+    include_str!("../migrations/0003_metadata.sql"),
+    include_str!("../migrations/0004_changes.sql"),
+    include_str!("../migrations/0005_commits.sql"),
 ];
 
 /// Held while the schema is looked at or changed, so that nodes that start together do not do it twice.

@@ -16,7 +16,7 @@ use crate::database::Database;
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// The advisory lock of an incarnation: above all numbers that other parts lock.
-pub(super) fn key(epoch: MemberEpoch) -> i64 {
+pub(crate) fn key(epoch: MemberEpoch) -> i64 {
     const LIFE: i64 = 0x4c69_6665 << 32;
     LIFE | (big(epoch.0) & 0xffff_ffff)
 }

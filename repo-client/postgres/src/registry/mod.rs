@@ -30,6 +30,7 @@ use sqlx::PgConnection;
 
 use crate::database::Database;
 use hints::Hints;
+pub(crate) use life::key as life_key;
 use stock::Stock;
 pub use survey::Survey;
 

@@ -141,7 +141,7 @@ impl PostgresRegistry {
         }
         // Commits change the same row, so that each is wholly before or after this.
         let fence: Option<i64> = sqlx::query_scalar(
-            "UPDATE content SET fence = greatest(fence, $2) + 1 WHERE id = $1 RETURNING fence",
+            "UPDATE node SET fence = greatest(fence, $2) + 1 WHERE id = $1 RETURNING fence",
         )
         .bind(big(document))
         .bind(big(epoch.0 << FENCE_FORCED_BITS))
