@@ -61,6 +61,11 @@ impl Document {
             && self.doomed.is_empty()
     }
 
+    /// Some client has an open; places and ranges don't count.
+    pub(crate) fn is_open(&self) -> bool {
+        self.opens.iter().any(|o| o.claim.kind == ClaimKind::Open)
+    }
+
     pub(crate) fn resource(&self, stream: u32) -> ResourceId {
         ResourceId {
             document: self.id,
@@ -340,6 +345,9 @@ impl Document {
             .collect();
         self.doomed.retain(|stream| !told.contains(stream));
         self.told.retain(|(stream, _)| !told.contains(stream));
+        if self.told.is_empty() && !self.is_open() {
+            self.doomed.clear();
+        }
         self.dirty = true;
     }
 

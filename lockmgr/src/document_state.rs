@@ -316,7 +316,11 @@ impl OpenPart {
 fn range_parts(d: &Document, keep: &dyn Fn(ClientId) -> bool) -> Vec<RangePart> {
     let sets = d.ranges.iter().flat_map(|r| r.by_stream.iter());
     let parts = sets.flat_map(|(stream, set)| {
-        let kept = set.aged().filter(|(_, held)| keep(held.party.client));
+        // By its open, which may have got another client since.
+        let kept = set.aged().filter(|(_, held)| {
+            let open = held.party.open.and_then(|id| d.opens.get(id));
+            open.is_some_and(|o| keep(o.claim.client))
+        });
         kept.map(|(age, held)| RangePart {
             stream: *stream,
             held: *held,

@@ -35,6 +35,7 @@ pub(crate) fn waiter_due(d: &mut Document, env: &mut Env, id: WaiterId) {
     let Some(at) = d.queue.iter().position(|w| w.id == id) else {
         return;
     };
+    let over = d.queue.get(at).is_some_and(|w| w.deadline <= env.now);
     match d.queue.get(at).map(|w| w.style) {
         Some(Style::Poll { lapse } | Style::Away { lapse }) if lapse > env.now => {
             env.set_timer(lapse, d.id, Due::Waiter(id))
@@ -44,7 +45,8 @@ pub(crate) fn waiter_due(d: &mut Document, env: &mut Env, id: WaiterId) {
             d.dirty = true;
         }
         // Looked at once more: granted, refused, or still waiting for a cache.
-        Some(Style::Hold | Style::HoldUntil(_)) => d.dirty = true,
+        Some(Style::Hold) => d.dirty |= over,
+        Some(Style::HoldUntil(until)) => d.dirty |= over || until <= env.now,
         None => {}
     }
 }
@@ -78,8 +80,21 @@ pub(crate) fn decide(
         queue.remove(at);
         d.dirty = !queue.is_empty();
     }
+    if let Answer::Now(Ok(_)) = &answer {
+        d.dirty |= has_waiter_of(&queue, ask);
+    }
     d.queue = queue;
     answer
+}
+
+/// True if the client that was granted this stands in line with something else: who holds the document does not wait
+/// behind others.
+fn has_waiter_of(queue: &[Waiter], granted: Ask<'_>) -> bool {
+    !queue.is_empty()
+        && ask_claim(granted).is_some_and(|granted| {
+            let mine = |w: &Waiter| w.claim.is_some_and(|c| c.client == granted.client);
+            queue.iter().any(|w| w.in_line && mine(w))
+        })
 }
 
 /// The place that an earlier try of this request keeps in line.
@@ -255,6 +270,9 @@ pub(crate) fn poke(d: &mut Document, env: &mut Env) {
                 continue;
             };
             let waiter = queue[at].id;
+            if outcome.is_ok() && at > 0 {
+                d.dirty |= has_waiter_of(&queue[..at], queue[at].ask.as_ask());
+            }
             if matches!(outcome, Err(Denial::Retry(_))) && keeps_place(env, d.id, &mut queue, at) {
                 at += 1;
             } else {

@@ -98,7 +98,10 @@ pub(crate) fn entries(d: &Document, now: Now, client: Option<ClientId>) -> Vec<E
     let mut opens: Vec<&Open> = d.opens.iter().filter(mine).collect();
     opens.sort_by_key(|o| o.id);
     let mut entries: Vec<Entry> = opens.iter().map(|o| open_entry(d, o, now)).collect();
-    for (stream, set) in d.ranges.iter().flat_map(|r| r.by_stream.iter()) {
+    let sets = d.ranges.iter().flat_map(|r| r.by_stream.iter());
+    let mut sets: Vec<_> = sets.map(|(stream, set)| (stream, set)).collect();
+    sets.sort_unstable_by_key(|(stream, _)| **stream);
+    for (stream, set) in sets {
         let mut ranges: Vec<_> = set
             .iter()
             .filter(|h| client.is_none_or(|c| h.party.client == c))

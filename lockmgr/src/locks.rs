@@ -217,6 +217,8 @@ impl Document {
     fn hold_owned_range(&mut self, env: &mut Env, r: &OwnedRangeRequest, own: Option<OpenId>) {
         let stream = r.resource.stream;
         let claim = range_claim(&r.actor, r.lock.exclusive);
+        // What the owner held there is replaced, perhaps by less.
+        self.dirty |= own.is_some();
         let id = own.unwrap_or_else(|| {
             let id = OpenId(env.fresh_id());
             self.opens

@@ -285,8 +285,10 @@ impl LockTable {
     pub(crate) fn deleted(&mut self, now: Now, resource: ResourceId) {
         self.enter(now);
         self.on_document(resource.document, |d, _| {
-            d.doomed.retain(|s| *s != resource.stream);
-            d.told.retain(|(s, _)| *s != resource.stream);
+            // A document goes with all its streams, also with those that were to go by themselves.
+            let all = resource.stream == 0 && !d.is_open();
+            d.doomed.retain(|s| !all && *s != resource.stream);
+            d.told.retain(|(s, _)| !all && *s != resource.stream);
             d.dirty = true;
         });
     }
@@ -526,6 +528,12 @@ impl LockTable {
         self.on_document(document, |d, env| d.drop_member(env, member));
     }
 
+    #[cfg(test)]
+    pub(crate) fn look_again(&mut self, now: Now, document: u64) {
+        self.enter(now);
+        self.on_document(document, |d, _| d.dirty = true);
+    }
+
     /// A number greater than all that were asked for before.
     pub(crate) fn next_revision(&mut self) -> u64 {
         self.env.revision += 1;
@@ -568,6 +576,8 @@ impl LockTable {
         self.enter(now);
         self.on_document(open.resource.document, |d, _| {
             let held = d.opens.get_mut(open.id).filter(|o| o.disconnected)?;
+            // Who holds the document does not wait behind others: its client may have changed.
+            d.dirty = true;
             held.disconnected = false;
             held.until = None;
             held.holder = actor.holder;

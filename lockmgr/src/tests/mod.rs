@@ -1,8 +1,10 @@
 //! Tests of the rules as a whole: scenario files, the matrix, a naive model, the service.
 
 mod caches;
+mod gate;
 mod matrix;
 mod model;
+mod moving;
 mod scenario;
 mod service;
 
