@@ -43,7 +43,7 @@ impl LockHost for Host {
         let inner = self.0.upgrade();
         inner.is_some_and(|inner| {
             let contents = inner.working.of_node(NodeId(document));
-            contents.iter().any(|working| working.is_dirty())
+            contents.iter().any(|working| working.is_busy())
         })
     }
 

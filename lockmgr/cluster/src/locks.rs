@@ -91,6 +91,8 @@ struct Inner {
     woken: Notify,
     stopping: AtomicBool,
     lost: AtomicBool,
+    /// Whether the file layer is to hold still, and the turn of who tells it.
+    told_frozen: (Mutex<bool>, tokio::sync::Mutex<()>),
 }
 
 impl ClusterLocks {
@@ -126,6 +128,7 @@ impl ClusterLocks {
             woken: Notify::new(),
             stopping: AtomicBool::new(false),
             lost: AtomicBool::new(false),
+            told_frozen: (Mutex::new(false), tokio::sync::Mutex::new(())),
         });
         let host: Weak<dyn GateHost> = inner.this.clone();
         inner.locks.attach(host);
@@ -192,7 +195,15 @@ impl Inner {
 
     fn tell_host_frozen(&self, frozen: bool) {
         if let Some(host) = self.host.get().cloned() {
-            self.runtime.spawn(async move { host.frozen(frozen).await });
+            *self.told_frozen.0.lock() = frozen;
+            let inner = self.this.clone();
+            self.runtime.spawn(async move {
+                let Some(inner) = inner.upgrade() else { return };
+                // One at a time, and each tells how it is by then: the last one tells how it stays.
+                let _one = inner.told_frozen.1.lock().await;
+                let frozen = *inner.told_frozen.0.lock();
+                host.frozen(frozen).await;
+            });
         }
     }
 

@@ -182,6 +182,11 @@ impl Working {
         !self.is_dead() && self.content.get().is_some_and(|c| c.is_dirty())
     }
 
+    /// Whether something is uncommitted, or is being changed right now.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.is_dirty() || (!self.is_dead() && self.door.try_write().is_err())
+    }
+
     /// Whether something was committed here in the last seconds.
     fn committed_lately(&self) -> bool {
         let at = self.state.lock().committed_at;

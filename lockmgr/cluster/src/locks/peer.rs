@@ -217,9 +217,8 @@ impl Inner {
         };
         let mut some = false;
         for document in documents {
-            if host.has_uncommitted(*document) {
-                some |= host.settle(*document).await;
-            }
+            // What it has just committed counts too: whoever asks may have read before that.
+            some |= host.settle(*document).await;
         }
         some
     }
