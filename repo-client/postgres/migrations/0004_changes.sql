@@ -419,6 +419,12 @@ DECLARE l lane;
 BEGIN
     -- Waits for the same batch if it is still being carried out on a connection that its sender has lost.
     SELECT * INTO l FROM lane AS x WHERE x.member = p_member AND x.epoch = p_epoch AND x.lane = p_lane FOR UPDATE;
+    IF l.batch IS NULL THEN
+        -- The first batch of the lane makes the row, for which its repetition waits in the same way.
+        INSERT INTO lane AS x (member, epoch, lane, batch, answers) VALUES (p_member, p_epoch, p_lane, 0, '{}')
+          ON CONFLICT DO NOTHING;
+        SELECT * INTO l FROM lane AS x WHERE x.member = p_member AND x.epoch = p_epoch AND x.lane = p_lane FOR UPDATE;
+    END IF;
     IF l.batch >= p_batch THEN RETURN l.answers; END IF;
     PERFORM 1 FROM node_session WHERE member = p_member AND epoch = p_epoch FOR KEY SHARE;
     IF NOT FOUND THEN RETURN refuse(-1, 12, 0); END IF;
@@ -426,14 +432,10 @@ BEGIN
 END $$;
 
 CREATE FUNCTION end_batch(p_member integer, p_epoch bigint, p_lane integer, p_batch bigint, p_answers answer[]) RETURNS void
-LANGUAGE plpgsql AS $$
-BEGIN
+LANGUAGE sql AS $$
     UPDATE lane AS x SET batch = p_batch, answers = p_answers
-      WHERE x.member = p_member AND x.epoch = p_epoch AND x.lane = p_lane;
-    IF NOT FOUND THEN
-        INSERT INTO lane(member, epoch, lane, batch, answers) VALUES (p_member, p_epoch, p_lane, p_batch, p_answers);
-    END IF;
-END $$;
+      WHERE x.member = p_member AND x.epoch = p_epoch AND x.lane = p_lane
+$$;
 
 -- Carries out a batch. `p_locks`: nodes that it is known to change; `p_parents`, `p_folds`: names whose nodes it may change.
 -- All of them are locked in the order of their numbers, so that batches of several nodes don't wait for each other in a ring.

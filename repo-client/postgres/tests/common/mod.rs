@@ -1,6 +1,8 @@
 //! One server for the tests of a file that run at the same time, and a database of its own for each.
 #![allow(dead_code, reason = "not every test file uses everything")]
 
+pub mod wire;
+
 use std::sync::{Arc, Mutex, Weak};
 
 use sluice_repo_postgres::server::PostgresServer;
