@@ -31,7 +31,7 @@ use crate::request::IoKind;
 use crate::service::{Clock, ListFilter, LockOptions};
 use crate::shards::{Elsewhere, Shards, Started, State};
 use crate::table::{IdHasher, LockTable};
-use crate::types::{ClientId, Now, OpenId, OpenRef, ResourceId, Ticket};
+use crate::types::{ClientId, Now, OpenId, OpenRef, ResourceId, Ticket, WaiterId};
 use crate::wait::{Moved, Outcome, Wait};
 
 /// What the gate asks of its owner. Held weakly.
@@ -203,6 +203,12 @@ impl GatedLocks {
             Started::Done(outcome) => Begun::Done(answer_of(outcome, opens)),
             Started::Wait(wait) => Begun::Waiting(Waiting { wait, opens }),
         })
+    }
+
+    /// Ends the wait of a call by its number; false if it does not wait (any more). What it was granted is its caller's to
+    /// give back.
+    pub fn give_up(&self, document: u64, ticket: Ticket) -> bool {
+        self.shards.give_up(document, WaiterId(ticket.0))
     }
 
     /// As [`crate::LockService::try_io`].

@@ -23,9 +23,9 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use sluice_lockmgr::{
     Clock, EpochRegistry, GateHost, GatedLocks, LockHost, LockOptions, Member, MemberId, Now,
+    Ticket,
 };
 use tokio::sync::{Notify, oneshot};
-use tokio::task::AbortHandle;
 
 use crate::core::{Event, RequestId, TokenOptions};
 use crate::membership::{ClusterEvent, ClusterHandler};
@@ -62,6 +62,12 @@ struct Asking {
     resolved: oneshot::Sender<Resolved>,
 }
 
+/// Another node's request that waits here. It may be asked again, so each evaluation has a number.
+struct Evaluation {
+    number: u64,
+    ticket: Ticket,
+}
+
 struct Inner {
     /// Itself, for those who must not keep it alive.
     this: Weak<Inner>,
@@ -79,7 +85,7 @@ struct Inner {
     /// Own calls on their way.
     asking: Mutex<HashMap<RequestId, Asking>>,
     /// Other nodes' requests that wait here.
-    evaluating: Mutex<HashMap<(Member, RequestId), AbortHandle>>,
+    evaluating: Mutex<HashMap<(Member, RequestId), Evaluation>>,
     /// Questions to other nodes.
     calls: Mutex<HashMap<u64, peer::Called>>,
     own_sinks: OwnSinks,
@@ -87,6 +93,8 @@ struct Inner {
     late: Mutex<HashMap<Member, VecDeque<Bytes>>>,
     /// A fence may be known now.
     asserted: Notify,
+    /// The node may act again, or never again.
+    thawed: Notify,
     /// Time for a look at the machines.
     woken: Notify,
     stopping: AtomicBool,
@@ -125,6 +133,7 @@ impl ClusterLocks {
             own_sinks: OwnSinks::default(),
             late: Mutex::default(),
             asserted: Notify::new(),
+            thawed: Notify::new(),
             woken: Notify::new(),
             stopping: AtomicBool::new(false),
             lost: AtomicBool::new(false),
@@ -214,11 +223,10 @@ impl Inner {
         self.asking.lock().clear();
         self.calls.lock().clear();
         self.late.lock().clear();
-        for (_, task) in self.evaluating.lock().drain() {
-            task.abort();
-        }
+        self.evaluating.lock().clear();
         self.locks.stop();
         self.asserted.notify_waiters();
+        self.thawed.notify_waiters();
     }
 }
 
@@ -257,6 +265,7 @@ impl ClusterHandler for ClusterLocks {
             ClusterEvent::Thawed => {
                 inner.locks.freeze(false);
                 inner.step_all(&Event::Thawed);
+                inner.thawed.notify_waiters();
                 inner.tell_host_frozen(false);
             }
             ClusterEvent::Lost => inner.lose(),

@@ -136,7 +136,10 @@ impl TokenMachine {
                 }
             }
             Mode::Alone { .. } => self.revoke(document, VecDeque::from([asked]), Vec::new()),
-            Mode::Revoking { holder, .. } if holder == asked.from => {
+            Mode::Revoking { holder, grant, .. } if holder == asked.from => {
+                if coming != Some(grant) {
+                    return;
+                }
                 // The holder's own waiters were there before those who wanted the token.
                 let queue = &mut coordination.queue;
                 let at = queue.iter().position(|a| a.from != holder);

@@ -18,8 +18,18 @@ impl Inner {
     pub(super) async fn call(self: &Arc<Self>, op: Op) -> OpAnswer {
         match self.try_here(&op, None).await {
             Ok(answer) => answer,
+            Err(NotHere { ticket }) if gives_back(&op) => self.finish_elsewhere(op, ticket).await,
             Err(NotHere { ticket }) => self.call_elsewhere(op, ticket).await,
         }
+    }
+
+    /// Has a call decided that must come to its end even if its caller goes away.
+    async fn finish_elsewhere(self: &Arc<Self>, op: Op, ticket: Option<Ticket>) -> OpAnswer {
+        let (inner, lost) = (Arc::clone(self), op.lost());
+        let task = self
+            .runtime
+            .spawn(async move { inner.call_elsewhere(op, ticket).await });
+        task.await.unwrap_or(lost)
     }
 
     /// The same, by a number that was drawn before.
@@ -36,7 +46,10 @@ impl Inner {
             if self.is_lost() || self.is_stopping() {
                 return Err(NotHere { ticket });
             }
-            tokio::time::sleep(FREEZE_LOOK).await;
+            tokio::select! {
+                () = self.thawed.notified() => {}
+                () = tokio::time::sleep(FREEZE_LOOK) => {}
+            }
         }
         match self.locks.begin(op, ticket)? {
             Begun::Done(answer) => Ok(answer),
@@ -129,6 +142,21 @@ impl Inner {
             }
         });
     }
+}
+
+/// Whether a call gives something back: it takes effect once it is made, as it does where nobody has to be asked.
+fn gives_back(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Close { .. }
+            | Op::Deleted(_)
+            | Op::SetDeletePending { .. }
+            | Op::Disconnect { .. }
+            | Op::ReleasePlace { .. }
+            | Op::Unlock { .. }
+            | Op::UnlockOwned { .. }
+            | Op::AcknowledgeBreak(_)
+    )
 }
 
 /// The open through which a call's caller hears.

@@ -10,7 +10,7 @@ use sluice_lockmgr::{
 
 use super::message::{PeerMessage, Tell, decode, encode};
 use super::sinks::StandIn;
-use super::{Inner, Resolved};
+use super::{Evaluation, Inner, Resolved};
 use crate::core::{Body, Effect, Event, GrantId, Part, RequestId, TokenMessage};
 
 impl Inner {
@@ -26,11 +26,9 @@ impl Inner {
             Effect::Deliver { request, answer } => {
                 self.resolve(request, Resolved::Answer(answer));
             }
-            Effect::Undo { answer, .. } => {
-                if let Some(OpAnswer::Opened(Ok(opened))) = decode(&answer, "answer") {
-                    self.abandon(opened.open);
-                }
-            }
+            // Whoever gives a call up closes what it may have been granted by its number, and a call that is asked twice
+            // is granted the same open twice: nothing is left to undo.
+            Effect::Undo { .. } => {}
             Effect::Tell { tell, .. } => {
                 if let Some(tell) = decode::<Tell>(&tell, "notice") {
                     self.own_sinks.tell(tell);
@@ -42,9 +40,14 @@ impl Inner {
                 request,
                 op,
             } => self.evaluate(document, from, request, op),
-            Effect::Abort { from, request, .. } => {
-                if let Some(task) = self.evaluating.lock().remove(&(from, request)) {
-                    task.abort();
+            Effect::Abort {
+                document,
+                from,
+                request,
+            } => {
+                let gone = self.evaluating.lock().remove(&(from, request));
+                if let Some(evaluation) = gone {
+                    self.locks.give_up(document, evaluation.ticket);
                 }
             }
             Effect::ForceFence {
@@ -192,19 +195,34 @@ impl Inner {
             Ok(Begun::Done(answer)) => self.answer(document, from, request, &op, &answer),
             Ok(Begun::Waiting(waiting)) => {
                 let inner = Arc::clone(self);
-                let mut evaluating = self.evaluating.lock();
-                let task = self.runtime.spawn(async move {
+                let number = self.number();
+                let evaluation = Evaluation { number, ticket };
+                self.evaluating.lock().insert((from, request), evaluation);
+                self.runtime.spawn(async move {
                     let answer = waiting.answer().await;
-                    inner.evaluating.lock().remove(&(from, request));
+                    // Aborted, or asked again since then: this one's answer is nobody's.
+                    if !inner.end_evaluation(from, request, number) {
+                        return;
+                    }
                     match answer {
                         Ok(answer) => inner.answer(document, from, request, &op, &answer),
                         Err(NotHere { .. }) => inner.unanswered(document, from, request, bytes),
                     }
                 });
-                evaluating.insert((from, request), task.abort_handle());
             }
             Err(NotHere { .. }) => self.unanswered(document, from, request, bytes),
         }
+    }
+
+    fn end_evaluation(&self, from: Member, request: RequestId, number: u64) -> bool {
+        let mut evaluating = self.evaluating.lock();
+        let mine = evaluating
+            .get(&(from, request))
+            .is_some_and(|e| e.number == number);
+        if mine {
+            evaluating.remove(&(from, request));
+        }
+        mine
     }
 
     fn unanswered(self: &Arc<Self>, document: u64, from: Member, request: RequestId, op: Bytes) {

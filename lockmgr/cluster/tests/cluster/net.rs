@@ -189,6 +189,37 @@ impl Cluster {
         }
     }
 
+    /// Delivers the oldest message of one link, chosen by `chance`.
+    pub fn deliver_one(&mut self, chance: usize) {
+        let (from, to, bytes) = {
+            let mut mail = self.mail.lock();
+            if mail.is_empty() {
+                return;
+            }
+            let picked = chance % mail.len();
+            let (from, to) = (mail[picked].0, mail[picked].1);
+            let oldest = mail.iter().position(|m| m.0 == from && m.1 == to);
+            let Some(message) = oldest.and_then(|at| mail.remove(at)) else {
+                return;
+            };
+            message
+        };
+        self.delivered += 1;
+        let node = self.nodes.iter().find(|n| n.member == to && n.alive);
+        if let Some(node) = node {
+            node.locks.received(from, bytes);
+        }
+    }
+
+    /// Time goes by, and what is due is done; messages stay where they are.
+    pub fn pass(&mut self, wait: Duration) {
+        let ms = u64::try_from(wait.as_millis()).expect("short");
+        self.clock.0.fetch_add(ms, Ordering::SeqCst);
+        for node in self.nodes.iter().filter(|n| n.alive) {
+            node.locks.tick();
+        }
+    }
+
     /// Until nothing happens any more.
     pub async fn settle(&mut self) {
         let mut quiet = 0;
