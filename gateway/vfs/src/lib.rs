@@ -21,6 +21,7 @@ mod path;
 mod permission;
 mod places;
 mod policy;
+mod quota;
 mod records;
 mod request;
 mod share;

@@ -49,6 +49,7 @@ impl Orphans {
 impl Inner {
     /// Books what an unlink did, before the document is given back to the lock table.
     pub(crate) async fn unlinked(&self, node: NodeId, unlinked: &Unlinked) {
+        self.working.note_shrunk();
         if unlinked.orphaned {
             self.orphans.add(node);
             if let Some(note) = note(node, false) {

@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::open::OpenTable;
 use crate::orphans::Orphans;
 use crate::places::Places;
+use crate::quota::Quotas;
 use crate::request::{LeaseKey, LeaseState};
 use crate::share::{Records, Share};
 use crate::tree::{Forks, RangeOwners, Tree};
@@ -86,6 +87,7 @@ pub(crate) struct Inner {
     pub(crate) watches: WatchHub,
     pub(crate) logins: LoginGuard,
     pub(crate) orphans: Orphans,
+    pub(crate) quotas: Quotas,
     /// The node may not act for now; who waits for it to end waits on `thaw`.
     pub(crate) frozen: AtomicBool,
     pub(crate) thaw: tokio::sync::Notify,
@@ -135,6 +137,7 @@ impl Vfs {
             watches: WatchHub::default(),
             logins: LoginGuard::default(),
             orphans: Orphans::default(),
+            quotas: Quotas::default(),
             frozen: AtomicBool::new(false),
             thaw: tokio::sync::Notify::new(),
             verifier: AtomicU64::new(verifier),
@@ -290,6 +293,7 @@ impl Inner {
             if let Err(error) = self.repo.delete_stream(content).await {
                 tracing::warn!(node = node.0, %error, "a stream marked for deletion stayed");
             }
+            self.working.note_shrunk();
             self.locks
                 .deleted(crate::lock_bridge::resource(content))
                 .await;

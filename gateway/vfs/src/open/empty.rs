@@ -45,6 +45,7 @@ impl OpenState {
             if self.inner.opens_of_content(stream).await == 0 {
                 self.inner.working.forget(stream);
                 self.inner.repo.delete_stream(stream).await?;
+                self.inner.working.note_shrunk();
             }
         }
         if node.ea_size != 0 {

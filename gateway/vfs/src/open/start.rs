@@ -402,7 +402,7 @@ impl Tree {
             write_through: request.flags.write_through,
             stream: Mutex::new(plan.stream_name),
             working,
-            writer: Writer::new(self.caller(), self.share()),
+            writer: Writer::new(self.inner(), self.caller(), self.share()),
             actor: self.inner().actor(self.caller(), &plan.path_hint, rule),
             granted,
             wrote: AtomicBool::new(false),

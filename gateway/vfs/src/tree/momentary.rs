@@ -185,6 +185,7 @@ impl Tree {
             session: WriteSession(self.inner().session_base ^ client),
             origin: origin(self.caller()),
             versions: self.share().versions,
+            account: self.inner().account(self.share()),
             momentary: true,
         }
     }

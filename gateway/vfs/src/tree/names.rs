@@ -236,13 +236,12 @@ impl Tree {
 
     /// Room in the share: the store's, or what the quota leaves.
     pub async fn space(&self) -> Result<Space, VfsError> {
-        let (total, free) = self.inner().store.room()?;
+        let (mut total, mut free) = self.inner().store.room()?;
         let nodes = self.inner().repo.node_count().await?;
-        let total = self.share().quota.map_or(total, |quota| quota.min(total));
-        Ok(Space {
-            total,
-            free: free.min(total),
-            nodes,
-        })
+        if let Some(account) = self.inner().account(self.share()) {
+            let (quota, left) = account.room(self.inner()).await?;
+            (total, free) = (total.min(quota), free.min(left));
+        }
+        Ok(Space { total, free, nodes })
     }
 }

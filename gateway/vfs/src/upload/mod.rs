@@ -15,6 +15,7 @@ use crate::lock_bridge::{Held, denied, main, name_resource, on_conflict, resourc
 use crate::metrics::Metrics;
 use crate::path::RelPath;
 use crate::policy::{OnConflict, WritePolicy};
+use crate::quota::Reservation;
 use crate::request::{AccessMask, NewNode};
 use crate::tree::{Spot, Tree, join};
 use crate::working::Writer;
@@ -78,6 +79,10 @@ pub struct Upload {
     taken: u64,
     /// Made durable ahead of the commit.
     sealed: Option<Sealed>,
+    /// Length of the document that it takes the place of.
+    replaces: u64,
+    /// Room for what the document will be longer, in a share with a quota.
+    room: Option<Reservation>,
 }
 
 impl Tree {
@@ -220,6 +225,10 @@ impl Tree {
         base: Arc<Manifest>,
         mode: UploadMode,
     ) -> Result<Upload, VfsError> {
+        let replaces = match goal {
+            Goal::Existing { .. } => base.size,
+            Goal::New { .. } | Goal::Fork => 0,
+        };
         let (base, start) = match mode {
             UploadMode::Replace => (Arc::new(Manifest::default()), 0),
             UploadMode::Append => {
@@ -247,10 +256,12 @@ impl Tree {
             name: spot.name.clone(),
             goal,
             content,
-            writer: Writer::new(self.caller(), self.share()),
+            writer: Writer::new(self.inner(), self.caller(), self.share()),
             start,
             taken: 0,
             sealed: None,
+            replaces,
+            room: None,
         })
     }
 }
@@ -290,12 +301,30 @@ impl Upload {
             return Err(VfsError::TooLarge);
         }
         self.sealed = None;
+        self.reserve(offset + bytes).await?;
         self.content.write(offset, data).await?;
         self.taken += bytes;
         let protocol = self.tree.caller().client.protocol;
         let metrics = &self.tree.inner().metrics;
         metrics.writes.add(protocol, 1);
         metrics.bytes_written.add(protocol, bytes);
+        Ok(())
+    }
+
+    /// Reserves room for the document at this length, if the share has a quota.
+    async fn reserve(&mut self, len: u64) -> Result<(), VfsError> {
+        let Some(account) = &self.writer.account else {
+            return Ok(());
+        };
+        let have = self.room.as_ref().map_or(0, Reservation::bytes);
+        let missing = len.saturating_sub(self.replaces).saturating_sub(have);
+        if missing > 0 {
+            let more = account.take(self.tree.inner(), missing).await?;
+            match &mut self.room {
+                Some(room) => room.merge(more),
+                None => self.room = Some(more),
+            }
+        }
         Ok(())
     }
 
@@ -333,11 +362,28 @@ impl Upload {
         }
     }
 
-    async fn commit_all(self, modified: Option<Timestamp>) -> Result<UploadReceipt, VfsError> {
-        let sealed = match self.sealed {
+    async fn commit_all(mut self, modified: Option<Timestamp>) -> Result<UploadReceipt, VfsError> {
+        let sealed = match self.sealed.take() {
             Some(sealed) => sealed,
             None => self.content.seal().await?,
         };
+        let shrinks = sealed.manifest.size < self.replaces;
+        let (inner, room) = (self.tree.inner().clone(), self.room.take());
+        let receipt = self.carry_out(sealed, modified).await?;
+        if shrinks {
+            inner.working.note_shrunk();
+        }
+        if let Some(room) = room {
+            room.book();
+        }
+        Ok(receipt)
+    }
+
+    async fn carry_out(
+        self,
+        sealed: Sealed,
+        modified: Option<Timestamp>,
+    ) -> Result<UploadReceipt, VfsError> {
         let tree = self.tree;
         let inner = tree.inner();
         let path = tree.path_of(self.dir.id).await?;

@@ -7,6 +7,7 @@ use sluice_repo::WorkingContent;
 
 use super::{Working, Writer};
 use crate::error::VfsError;
+use crate::quota::Charge;
 use crate::vfs::Inner;
 
 /// Times that a change looks again where it belongs, because the document went from node to node.
@@ -88,6 +89,38 @@ impl Change {
 }
 
 impl Inner {
+    /// Reserves room for what a change adds, if the share has a quota.
+    async fn charge(
+        self: &Arc<Self>,
+        working: &Arc<Working>,
+        writer: &Writer,
+        change: &Change,
+    ) -> Result<(), VfsError> {
+        let Some(account) = &writer.account else {
+            return Ok(());
+        };
+        let len = self.length(working).await?;
+        let end = match change {
+            Change::Write(_, data) if data.is_empty() => return Ok(()),
+            Change::Write(offset, data) => offset.saturating_add(data.len() as u64),
+            Change::Append(data) => len.saturating_add(data.len() as u64),
+            Change::SetLen(len) => *len,
+            Change::Punch(..) => return Ok(()),
+        };
+        let paid = |working: &Working| working.state.lock().charge.as_ref().map(|c| c.upto);
+        let from = len.max(paid(working).unwrap_or(0));
+        if end <= from {
+            return Ok(());
+        }
+        let more = account.take(self, end - from).await?;
+        let mut state = working.state.lock();
+        match &mut state.charge {
+            Some(charge) => charge.extend(more, end),
+            None => state.charge = Some(Charge::new(more, end)),
+        }
+        Ok(())
+    }
+
     /// Changes the bytes. Whoever calls has passed the lock table. `move_times`: the content time moves with it.
     pub(crate) async fn change(
         self: &Arc<Self>,
@@ -97,6 +130,7 @@ impl Inner {
         change: Change,
     ) -> Result<Changed, VfsError> {
         let node = working.id.node;
+        self.charge(working, writer, &change).await?;
         for _ in 0..LOOKS_MAX {
             {
                 let _inside = working.door.read().await;
@@ -116,9 +150,17 @@ impl Inner {
                 }
             }
             if self.resident(node).is_none() {
-                return self
+                let cuts = matches!(change, Change::SetLen(_));
+                let changed = self
                     .change_shared(working, writer, move_times, change)
-                    .await;
+                    .await?;
+                if let Some(charge) = working.state.lock().charge.take() {
+                    charge.book();
+                }
+                if cuts {
+                    self.working.note_shrunk();
+                }
+                return Ok(changed);
             }
             self.begin_term(working).await?;
         }

@@ -193,6 +193,7 @@ impl Inner {
         Metrics::count(&self.metrics.commits);
         let content = working.content()?;
         let mut state = working.state.lock();
+        let (before, after) = (state.manifest.size, sealed.manifest.size);
         state.base = committed.version;
         state.manifest = sealed.manifest.clone();
         state.committed_at = Some(Instant::now());
@@ -201,6 +202,15 @@ impl Inner {
         content.committed(sealed);
         if state.modified == modified {
             state.modified = None;
+        }
+        if after < before {
+            self.working.note_shrunk();
+        }
+        if let Some(charge) = &mut state.charge {
+            charge.commit(before, after);
+            if !content.is_dirty() {
+                state.charge = None;
+            }
         }
         Ok(())
     }

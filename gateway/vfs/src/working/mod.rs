@@ -46,8 +46,9 @@ use tokio::sync::OnceCell;
 
 use crate::error::VfsError;
 use crate::identity::Caller;
+use crate::quota::{Account, Charge};
 use crate::share::Share;
-use crate::vfs::random_u128;
+use crate::vfs::{Inner, random_u128};
 
 pub(crate) use change::{Change, Changed};
 
@@ -64,16 +65,19 @@ pub(crate) struct Writer {
     pub(crate) session: WriteSession,
     pub(crate) origin: Origin,
     pub(crate) versions: Option<VersionPolicy>,
+    /// Where growth is charged, if the share has a quota.
+    pub(crate) account: Option<Arc<Account>>,
     /// A client without opens: its session ends when it has been idle.
     pub(crate) momentary: bool,
 }
 
 impl Writer {
-    pub(crate) fn new(caller: &Caller, share: &Share) -> Writer {
+    pub(crate) fn new(inner: &Inner, caller: &Caller, share: &Share) -> Writer {
         Writer {
             session: WriteSession(random_u128()),
             origin: origin(caller),
             versions: share.versions,
+            account: inner.account(share),
             momentary: false,
         }
     }
@@ -126,6 +130,8 @@ struct State {
     committed_at: Option<Instant>,
     /// When another node was last faster with a commit.
     contended: Option<Instant>,
+    /// Growth that is not committed yet, in a share with a quota.
+    charge: Option<Charge>,
 }
 
 impl Working {
@@ -148,6 +154,7 @@ impl Working {
                 last_write: Instant::now(),
                 committed_at: None,
                 contended: None,
+                charge: None,
             }),
             turn: tokio::sync::Mutex::new(()),
             queued: AtomicBool::new(false),
@@ -196,6 +203,7 @@ impl Working {
     /// The node is gone: nothing is committed any more; those who still have it open read on.
     pub(crate) fn kill(&self) {
         self.dead.store(true, Ordering::Release);
+        self.state.lock().charge = None;
     }
 
     /// Content time that a later commit will carry (utimes while writes are not committed).
@@ -223,6 +231,8 @@ pub(crate) struct WorkingTable {
     /// Contents with uncommitted writes.
     dirty: Mutex<HashMap<ContentId, Arc<Working>>>,
     loaded: AtomicU64,
+    /// Contents that were deleted or became shorter so far.
+    shrunk: AtomicU64,
 }
 
 impl Default for WorkingTable {
@@ -238,6 +248,7 @@ impl Default for WorkingTable {
                 .collect(),
             dirty: Mutex::new(HashMap::new()),
             loaded: AtomicU64::new(0),
+            shrunk: AtomicU64::new(0),
         }
     }
 }
@@ -291,6 +302,16 @@ impl WorkingTable {
             working.kill();
         }
         self.dirty.lock().remove(&id);
+    }
+
+    /// Something that was in the repository takes less room there than before, or none.
+    pub(crate) fn note_shrunk(&self) {
+        self.shrunk.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Changes whenever something takes less room than before.
+    pub(crate) fn shrunk(&self) -> u64 {
+        self.shrunk.load(Ordering::Relaxed)
     }
 
     /// Contents whose last write is older than `idle`.
