@@ -1,6 +1,6 @@
 //! The port to the metadata store: namespace, attributes, content heads, versions, administration records.
 //!
-//! Every mutating call returns only after its change is durable (invariant I4), except `touch`. Every read returns
+//! Every mutating call returns only after its change is durable (invariant I4), except `touch` and a relaxed creation. Every read returns
 //! what the last answered mutation left (I5). Calls that change several things change all or nothing.
 
 use std::collections::HashSet;
@@ -96,6 +96,8 @@ pub struct NewNode {
     pub verifier: Option<[u8; 8]>,
     /// Who creates it.
     pub origin: Origin,
+    /// The creation may be answered before it is durable: [`Repository::settle`], or anything durable after it, makes it so.
+    pub relaxed: bool,
 }
 
 /// Answer to a create.
@@ -187,7 +189,7 @@ pub struct DirPage {
 }
 
 /// Current content of a document or stream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Head {
     /// Its version.
     pub version: Version,
@@ -284,6 +286,11 @@ pub trait Repository: Send + Sync {
         case: CaseMode,
         new: NewNode,
     ) -> Result<Created>;
+
+    /// Makes relaxed creations that were answered before durable. Cheap when they are already.
+    async fn settle(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// Adds a name to a document (hard link); `WrongKind` for a folder.
     async fn link(

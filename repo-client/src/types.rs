@@ -28,7 +28,9 @@ pub struct UserId(pub u32);
 pub struct Cookie(pub u64);
 
 /// Number of a content version of a document; the first committed content is 1, an empty new document is 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 pub struct Version(pub u64);
 
 /// Nanoseconds since 1970-01-01T00:00:00Z, negative before. The range covers the years 1678 to 2262.

@@ -7,6 +7,7 @@
 
 mod accounts;
 mod admin;
+mod carry;
 mod error;
 mod fence;
 mod host;

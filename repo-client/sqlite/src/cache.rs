@@ -88,6 +88,20 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
         shard.young.insert(key, value);
     }
 
+    /// Puts in what a change has made true. To be called by the writer alone, in the order of its changes.
+    pub(crate) fn replace(&self, key: K, value: V, weight: usize) {
+        let mut shard = self.shard(&key).lock();
+        shard.generation += 1;
+        shard.old.remove(&key);
+        if let Some(old) = shard.young.get_mut(&key) {
+            *old = value;
+            return;
+        }
+        let ticket = Ticket(shard.generation);
+        drop(shard);
+        self.fill(key, value, weight, ticket);
+    }
+
     pub(crate) fn remove<Q>(&self, key: &Q)
     where
         K: Borrow<Q>,

@@ -10,6 +10,7 @@ use std::sync::mpsc;
 use rusqlite::Connection;
 use sluice_repo::{RepoError, Result};
 
+use crate::log_room::LogRoom;
 use crate::pool::open_writer;
 
 /// Pages in the log (4 KiB each) from which the background starts.
@@ -18,6 +19,8 @@ const START_PAGES: i32 = 4096;
 thread_local! {
     /// Pages in the log after the last commit of this thread.
     static LOG_PAGES: Cell<i32> = const { Cell::new(0) };
+    /// This thread has committed something into the log since it was last asked.
+    static WRITTEN: Cell<bool> = const { Cell::new(false) };
 }
 
 const IDLE: u8 = 0;
@@ -28,6 +31,7 @@ const DONE: u8 = 2;
 pub(crate) struct Checkpointer {
     requests: mpsc::Sender<()>,
     state: Arc<AtomicU8>,
+    room: LogRoom,
 }
 
 impl Checkpointer {
@@ -35,6 +39,7 @@ impl Checkpointer {
     pub(crate) fn start(database: &Path, writer: &Connection) -> Result<Checkpointer> {
         writer.wal_hook(Some(|_, pages| {
             LOG_PAGES.set(pages);
+            WRITTEN.set(true);
             Ok(())
         }));
         let conn = open_writer(database)?;
@@ -52,11 +57,26 @@ impl Checkpointer {
             .map_err(|e| {
                 RepoError::Unavailable(format!("cannot start the checkpoint thread: {e}"))
             })?;
-        Ok(Checkpointer { requests, state })
+        Ok(Checkpointer {
+            requests,
+            state,
+            room: LogRoom::of(database),
+        })
+    }
+
+    /// Whether the writer's last transaction has put anything into the log.
+    pub(crate) fn take_written(&self) -> bool {
+        WRITTEN.take()
+    }
+
+    /// Makes everything in the log durable.
+    pub(crate) fn sync_log(&mut self) -> Result<()> {
+        self.room.sync()
     }
 
     /// Called by the writer between two transactions.
-    pub(crate) fn after_commit(&self, conn: &Connection) {
+    pub(crate) fn after_commit(&mut self, conn: &Connection) {
+        self.room.keep(LOG_PAGES.get());
         match self.state.load(Ordering::Acquire) {
             DONE => {
                 // What was committed meanwhile is little: with it moved, too, the log starts over.

@@ -7,6 +7,7 @@ mod cache;
 mod checkpoint;
 mod error;
 mod guard;
+mod log_room;
 mod op;
 mod pool;
 mod read;

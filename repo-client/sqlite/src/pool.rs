@@ -9,12 +9,15 @@ use sluice_repo::Result;
 
 use crate::error::db;
 
+/// One process has the database, so that its connections agree in memory and not by locks on the file.
+const VFS: &str = "unix-excl";
+
 /// Read connections kept for the next reader.
 const IDLE_MAX: usize = 16;
 
 /// Opens the connection that changes the database.
 pub(crate) fn open_writer(path: &Path) -> Result<Connection> {
-    let conn = Connection::open(path).map_err(db)?;
+    let conn = Connection::open_with_flags_and_vfs(path, OpenFlags::default(), VFS).map_err(db)?;
     conn.execute_batch(
         "PRAGMA page_size = 4096; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
          PRAGMA wal_autocheckpoint = 0; PRAGMA foreign_keys = OFF;",
@@ -78,7 +81,7 @@ impl Readers {
 
     fn open(&self) -> Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let conn = Connection::open_with_flags(&self.path, flags).map_err(db)?;
+        let conn = Connection::open_with_flags_and_vfs(&self.path, flags, VFS).map_err(db)?;
         tune(&conn, 8 << 10)?;
         Ok(conn)
     }

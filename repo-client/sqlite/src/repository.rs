@@ -24,7 +24,7 @@ use crate::guard::Guard;
 use crate::op::{accounts, attribute, check, commit, create, purge, remove, rename, stream};
 use crate::pool::{Readers, open_writer};
 use crate::row::{self, Entry};
-use crate::writer::{Touch, Tx, Writer, now};
+use crate::writer::{Lasting, Touch, Tx, Writer, now};
 use crate::{read, schema};
 
 /// How a repository is opened.
@@ -84,15 +84,23 @@ impl Caches {
         }
     }
 
-    fn invalidate(&self, touched: &[Touch]) {
+    /// Takes over what a transaction has changed; if it is not known to have been carried out, only that the old is no longer true.
+    fn publish(&self, touched: Vec<Touch>, carried_out: bool) {
         for touch in touched {
             match touch {
-                Touch::Node(node) => self.nodes.remove(node),
-                Touch::Name(parent, fold) => {
-                    self.names.remove(&(*parent, Arc::from(fold.as_str())))
+                Touch::Saved(node) if carried_out => self.nodes.replace(node.id, node, 1),
+                Touch::Saved(node) => self.nodes.remove(&node.id),
+                Touch::Node(node) => self.nodes.remove(&node),
+                Touch::Name(parent, fold, entries) if carried_out => {
+                    self.names.replace((parent, fold.into()), entries.into(), 1);
                 }
-                Touch::Head(content) => self.heads.remove(content),
-                Touch::Acl(node) => self.acls.remove(node),
+                Touch::Name(parent, fold, _) => self.names.remove(&(parent, fold.into())),
+                Touch::NewHead(content, head) if carried_out => {
+                    let weight = weight(&head);
+                    self.heads.replace(content, head, weight);
+                }
+                Touch::NewHead(content, _) | Touch::Head(content) => self.heads.remove(&content),
+                Touch::Acl(node) => self.acls.remove(&node),
                 Touch::Records => {
                     self.records.fetch_add(1, Ordering::Release);
                 }
@@ -114,7 +122,7 @@ impl SqliteRepository {
         let writer = Writer::start(
             conn,
             checkpointer,
-            Box::new(move |touched| for_writer.invalidate(touched)),
+            Box::new(move |touched, carried_out| for_writer.publish(touched, carried_out)),
         )?;
         let orphans = writer.change(purge::release_all).await?;
         if orphans > 0 {
@@ -222,10 +230,9 @@ impl SqliteRepository {
                 let found = self
                     .readers
                     .with_snapshot(|conn| read::head(conn, content))?;
-                let weight = 200 + found.manifest.inline.len() + found.manifest.objects.len() * 300;
                 self.caches
                     .heads
-                    .fill(content, found.clone(), weight, ticket);
+                    .fill(content, found.clone(), weight(&found), ticket);
                 Ok(found)
             }
         }
@@ -238,6 +245,11 @@ impl SqliteRepository {
     {
         self.writer.change(change).await
     }
+}
+
+/// What a content head takes in the cache.
+fn weight(head: &Head) -> usize {
+    200 + head.manifest.inline.len() + head.manifest.objects.len() * 300
 }
 
 fn make_root(conn: &Connection) -> Result<()> {
@@ -303,8 +315,22 @@ impl Repository for SqliteRepository {
         new: NewNode,
     ) -> Result<Created> {
         let name = name.to_owned();
-        self.change(move |tx| create::create(tx, parent, &name, case, new))
+        let lasting = match new.relaxed {
+            true => Lasting::Soon,
+            false => Lasting::Now,
+        };
+        self.writer
+            .change_lasting(lasting, move |tx| {
+                create::create(tx, parent, &name, case, new)
+            })
             .await
+    }
+
+    async fn settle(&self) -> Result<()> {
+        if !self.writer.has_pending() {
+            return Ok(());
+        }
+        self.change(|_| Ok(())).await
     }
 
     async fn link(

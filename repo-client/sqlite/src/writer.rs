@@ -3,30 +3,38 @@
 //! is answered only after the commit (invariant I4), the caches cleared before that.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use rusqlite::Connection;
-use sluice_repo::{ContentId, NodeId, RepoError, Result, Timestamp};
+use sluice_repo::{Attributes, ContentId, Head, NodeId, RepoError, Result, Timestamp};
 use tokio::sync::oneshot;
 
 use crate::checkpoint::Checkpointer;
 use crate::error::db;
+use crate::row::Entry;
 
 /// Most changes in one transaction.
 const BATCH_MAX: usize = 1024;
 /// Ids taken from the database at once.
 const ID_BLOCK: i64 = 1 << 16;
 
-/// What a change has made stale in the caches.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// What a change has made stale in the caches, with what is true from now on where the change knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Touch {
+    /// Something of a node; to be read again.
     Node(NodeId),
-    Name(NodeId, String),
+    /// All of a node as it is now.
+    Saved(Arc<Attributes>),
+    /// The entries of a folder under one folded name, as they are now.
+    Name(NodeId, String, Vec<Entry>),
+    /// A content; to be read again.
     Head(ContentId),
+    /// A content as it is now.
+    NewHead(ContentId, Head),
     Acl(NodeId),
     Records,
 }
@@ -94,7 +102,21 @@ impl Tx<'_> {
 }
 
 type Answer = Box<dyn FnOnce(Result<()>) + Send>;
-type Job = Box<dyn FnOnce(&mut Tx<'_>) -> Answer + Send>;
+
+/// A change on its way to the writer.
+struct Job {
+    run: Box<dyn FnOnce(&mut Tx<'_>) -> Answer + Send>,
+    lasting: Lasting,
+}
+
+/// When a change is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lasting {
+    /// When it would survive a loss of power.
+    Now,
+    /// When everybody sees it. It is durable before anything that is answered as durable after it is.
+    Soon,
+}
 
 /// Takes changes and carries them out in order.
 pub(crate) struct Writer {
@@ -103,27 +125,32 @@ pub(crate) struct Writer {
     /// Access times noted since the last transaction.
     accessed: Arc<Mutex<HashMap<NodeId, Timestamp>>>,
     batches: Arc<AtomicU64>,
+    /// Something was committed that has not reached the disk.
+    pending: Arc<AtomicBool>,
 }
 
-/// Called with everything that a commit has made stale, before the changes are answered.
-pub(crate) type Invalidate = Box<dyn Fn(&[Touch]) + Send>;
+/// Called with everything that a commit has changed, before the changes are answered, and whether it is known to have been carried out.
+pub(crate) type Publish = Box<dyn Fn(Vec<Touch>, bool) + Send>;
 
 impl Writer {
     pub(crate) fn start(
         conn: Connection,
         checkpointer: Checkpointer,
-        invalidate: Invalidate,
+        publish: Publish,
     ) -> Result<Writer> {
         let (jobs, queue) = mpsc::channel();
         let accessed = Arc::new(Mutex::new(HashMap::new()));
         let batches = Arc::new(AtomicU64::new(0));
+        let pending = Arc::new(AtomicBool::new(false));
         let worker = Worker {
             conn,
             checkpointer,
-            invalidate,
+            publish,
             accessed: accessed.clone(),
             batches: batches.clone(),
             state: State::default(),
+            synced: true,
+            pending: pending.clone(),
         };
         let thread = std::thread::Builder::new()
             .name("repo-writer".into())
@@ -134,6 +161,7 @@ impl Writer {
             thread: Mutex::new(Some(thread)),
             accessed,
             batches,
+            pending,
         })
     }
 
@@ -143,8 +171,17 @@ impl Writer {
         T: Send + 'static,
         F: FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
     {
+        self.change_lasting(Lasting::Now, change).await
+    }
+
+    /// Carries out a change; answers when it is as durable as asked for, or says why it was not made.
+    pub(crate) async fn change_lasting<T, F>(&self, lasting: Lasting, change: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
+    {
         let (reply, answer) = oneshot::channel();
-        let job: Job = Box::new(move |tx| {
+        let run: Box<dyn FnOnce(&mut Tx<'_>) -> Answer + Send> = Box::new(move |tx| {
             let outcome = in_savepoint(tx, change);
             Box::new(move |committed: Result<()>| {
                 // The asker may have gone; the change stands all the same.
@@ -159,7 +196,7 @@ impl Writer {
             .jobs
             .lock()
             .as_ref()
-            .is_some_and(|jobs| jobs.send(job).is_ok());
+            .is_some_and(|jobs| jobs.send(Job { run, lasting }).is_ok());
         if !sent {
             return Err(closed());
         }
@@ -172,6 +209,11 @@ impl Writer {
         if accessed.len() < BATCH_MAX {
             accessed.insert(node, at);
         }
+    }
+
+    /// Whether something was answered that a loss of power could undo.
+    pub(crate) fn has_pending(&self) -> bool {
+        self.pending.load(Ordering::Acquire)
     }
 
     /// Transactions committed so far.
@@ -235,10 +277,14 @@ fn step(conn: &Connection, sql: &str) -> Result<()> {
 struct Worker {
     conn: Connection,
     checkpointer: Checkpointer,
-    invalidate: Invalidate,
+    publish: Publish,
     accessed: Arc<Mutex<HashMap<NodeId, Timestamp>>>,
     batches: Arc<AtomicU64>,
     state: State,
+    /// Whether commits of this connection reach the disk before they return.
+    synced: bool,
+    /// Something was committed that has not reached the disk.
+    pending: Arc<AtomicBool>,
 }
 
 impl Worker {
@@ -257,9 +303,19 @@ impl Worker {
     fn commit(&mut self, batch: &mut Vec<Job>) {
         let mut touched = Vec::new();
         let mut answers = Vec::with_capacity(batch.len());
-        let outcome = self.transact(batch, &mut touched, &mut answers);
+        let durable = batch.iter().any(|job| job.lasting == Lasting::Now);
+        let mut outcome = self.transact(batch, durable, &mut touched, &mut answers);
+        if self.checkpointer.take_written() {
+            self.pending
+                .store(!durable || outcome.is_err(), Ordering::Release);
+        }
+        if durable && outcome.is_ok() && self.pending.load(Ordering::Acquire) {
+            // None of these changed anything, but what they found may not be durable yet.
+            outcome = self.checkpointer.sync_log();
+            self.pending.store(outcome.is_err(), Ordering::Release);
+        }
         match &outcome {
-            Ok(()) => (self.invalidate)(&touched),
+            Ok(()) => (self.publish)(touched, true),
             Err(error) => {
                 tracing::error!(%error, changes = answers.len(), "a transaction of the repository failed");
                 if !self.conn.is_autocommit() {
@@ -268,7 +324,7 @@ impl Worker {
                 }
                 self.state = State::default();
                 // It may have reached the disk all the same.
-                (self.invalidate)(&touched);
+                (self.publish)(touched, false);
             }
         }
         self.batches.fetch_add(1, Ordering::Relaxed);
@@ -280,10 +336,14 @@ impl Worker {
     fn transact(
         &mut self,
         batch: &mut Vec<Job>,
+        durable: bool,
         touched: &mut Vec<Touch>,
         answers: &mut Vec<Answer>,
     ) -> Result<()> {
-        let lost = step(&self.conn, "BEGIN IMMEDIATE").err();
+        let lost = self
+            .sync_commits(durable)
+            .and_then(|()| step(&self.conn, "BEGIN IMMEDIATE"))
+            .err();
         let mut tx = Tx {
             conn: &self.conn,
             now: now(),
@@ -292,7 +352,7 @@ impl Worker {
             lost,
         };
         for job in batch.drain(..) {
-            answers.push(job(&mut tx));
+            answers.push((job.run)(&mut tx));
         }
         let accessed = std::mem::take(&mut *self.accessed.lock());
         for (node, at) in accessed {
@@ -303,6 +363,20 @@ impl Worker {
             Some(error) => Err(error),
             None => step(&self.conn, "COMMIT"),
         }
+    }
+}
+
+impl Worker {
+    /// Whether the next commits are to reach the disk before they return.
+    fn sync_commits(&mut self, wanted: bool) -> Result<()> {
+        if self.synced != wanted {
+            let mode = if wanted { "FULL" } else { "NORMAL" };
+            self.conn
+                .pragma_update(None, "synchronous", mode)
+                .map_err(db)?;
+            self.synced = wanted;
+        }
+        Ok(())
     }
 }
 
@@ -350,9 +424,8 @@ mod tests {
         let checkpointer = Checkpointer::start(&path, &conn).expect("checkpointer");
         let touched: Arc<Mutex<Vec<Touch>>> = Arc::default();
         let seen = touched.clone();
-        let invalidate: Invalidate =
-            Box::new(move |touched| seen.lock().extend_from_slice(touched));
-        let writer = Writer::start(conn, checkpointer, invalidate).expect("writer");
+        let publish: Publish = Box::new(move |touched, _| seen.lock().extend(touched));
+        let writer = Writer::start(conn, checkpointer, publish).expect("writer");
         assert_eq!(writer.change(|tx| insert(tx, 1, 10)).await, Ok(()));
         let (small, large, after) = tokio::join!(
             writer.change(|tx| insert(tx, 2, 10)),
@@ -378,5 +451,35 @@ mod tests {
             "what was answered, and nothing else"
         );
         assert!(touched.lock().contains(&Touch::Node(NodeId(5))));
+    }
+
+    #[tokio::test]
+    async fn what_was_answered_before_it_was_durable_is_durable_with_the_next_answer_that_promises_it()
+     {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("meta.db");
+        let mut conn = open_writer(&path).expect("open");
+        crate::schema::migrate(&mut conn).expect("schema");
+        let checkpointer = Checkpointer::start(&path, &conn).expect("checkpointer");
+        let writer = Writer::start(conn, checkpointer, Box::new(|_, _| ())).expect("writer");
+        assert_eq!(writer.change(|tx| insert(tx, 1, 10)).await, Ok(()));
+        assert!(!writer.has_pending());
+        let soon = |key| writer.change_lasting(Lasting::Soon, move |tx| insert(tx, key, 10));
+        assert_eq!(soon(2).await, Ok(()));
+        assert!(writer.has_pending());
+        let refused = writer
+            .change_lasting(Lasting::Soon, |_| Err::<(), _>(RepoError::NotFound))
+            .await;
+        assert_eq!(refused, Err(RepoError::NotFound));
+        assert!(
+            writer.has_pending(),
+            "a change that was none settles nothing"
+        );
+        // One that changes nothing settles what is there, too: it may have found it.
+        assert_eq!(writer.change(|_| Ok(())).await, Ok(()));
+        assert!(!writer.has_pending());
+        assert_eq!(soon(3).await, Ok(()));
+        assert_eq!(writer.change(|tx| insert(tx, 4, 10)).await, Ok(()));
+        assert!(!writer.has_pending());
     }
 }

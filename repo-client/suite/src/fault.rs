@@ -134,6 +134,7 @@ forward! {
     path_of(node: NodeId) -> Vec<(NodeId, Arc<str>)>;
     read_link(node: NodeId) -> String;
     create(parent: NodeId, name: &str, case: CaseMode, new: NewNode) -> Created;
+    settle() -> ();
     link(node: NodeId, parent: NodeId, name: &str, case: CaseMode) -> Created;
     unlink(entry: NameRef<'_>, last: LastLink) -> Unlinked;
     release(node: NodeId) -> ();

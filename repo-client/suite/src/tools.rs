@@ -28,6 +28,7 @@ pub fn new_node(kind: NewKind) -> NewNode {
             author: "ann".into(),
             protocol: "smb".into(),
         },
+        relaxed: false,
     }
 }
 

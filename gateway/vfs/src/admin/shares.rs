@@ -208,6 +208,7 @@ fn new_folder(open: bool) -> NewNode {
             author: Arc::from(""),
             protocol: Arc::from("admin"),
         },
+        relaxed: false,
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use sluice_repo::Attributes;
 
+use crate::carry::carry_through;
 use crate::error::VfsError;
 use crate::lock_bridge::denied;
 use crate::open::{Open, OpenState};
@@ -15,13 +16,9 @@ impl Open {
     /// The attributes are those after the close (`None` if the node was deleted).
     pub async fn close(&self) -> Result<Option<Attributes>, VfsError> {
         let state = self.state.clone();
-        // In a task of its own: a caller that goes away must not leave half a close behind.
-        let task = self
-            .state
-            .inner
-            .runtime
-            .spawn(async move { state.close().await });
-        task.await.unwrap_or(Err(VfsError::Io))
+        // A caller that goes away must not leave half a close behind.
+        let work = async move { state.close().await };
+        carry_through(&self.state.inner.runtime, work).await
     }
 
     /// Marks the node (or this stream) for deletion at its last close, or takes the mark back. Needs DELETE.
@@ -92,6 +89,10 @@ impl OpenState {
             }
             _ => Ok(()),
         };
+        let flushed = match flushed {
+            Ok(()) if !delete => self.settle_creation().await,
+            other => other,
+        };
         // A failed flush does not keep the lock: the bytes stay in the working content and are tried again.
         let closed = if delete {
             if self.kind == sluice_repo::NodeKind::Directory {
@@ -116,6 +117,15 @@ impl OpenState {
             Err(VfsError::Stale | VfsError::NotFound) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Makes the creation of the node durable if this open has made it.
+    pub(super) async fn settle_creation(&self) -> Result<(), VfsError> {
+        if self.unsettled.load(Ordering::Acquire) {
+            self.inner.repo.settle().await?;
+            self.unsettled.store(false, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Whether this is the last open of a document marked for deletion: then nothing needs to be committed.

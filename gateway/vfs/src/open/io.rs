@@ -128,10 +128,10 @@ impl Open {
     /// Makes all that was written so far durable: content and metadata.
     pub async fn flush(&self) -> Result<(), VfsError> {
         self.state.alive()?;
-        match &self.state.working {
-            Some(working) => self.state.inner.flush(working).await,
-            None => Ok(()),
+        if let Some(working) = &self.state.working {
+            self.state.inner.flush(working).await?;
         }
+        self.state.settle_creation().await
     }
 
     /// Copies `length` bytes from `source` at `source_offset` into this open at `offset` (server side). Returns bytes copied.

@@ -136,6 +136,8 @@ pub(crate) struct OpenState {
     granted: GrantedCache,
     /// Has written, so that its close commits.
     wrote: AtomicBool,
+    /// Has made the node, which may not be durable yet.
+    unsettled: AtomicBool,
     /// Content time was set by hand or frozen: its writes leave it alone.
     keeps_times: AtomicBool,
     /// The open's own wish: its close marks the node.

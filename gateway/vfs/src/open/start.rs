@@ -2,7 +2,7 @@
 //! A create that loses its race starts over and then finds the winner's document.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -241,7 +241,13 @@ impl Tree {
             }
             Err(error) => return Err(error),
         };
-        let created = self.make(dir, &spot.name, &request.new, kind, None).await;
+        // A flush or the close makes it durable, with the first content if that comes soon.
+        let relaxed = !request.flags.write_through;
+        let created = if relaxed {
+            self.make_relaxed(dir, &spot.name, &request.new, kind).await
+        } else {
+            self.make(dir, &spot.name, &request.new, kind, None).await
+        };
         let node = match created {
             Ok(created) => created.attributes,
             Err(VfsError::Exists) => {
@@ -278,6 +284,7 @@ impl Tree {
         let held = Held::adopt(self.inner(), locked.open);
         gate.release().await;
         let open = self.make_open(request, plan, locked, held, sink).await?;
+        open.state.unsettled.store(relaxed, Ordering::Release);
         if request.flags.delete_on_close {
             open.state.mark_on_close();
         }
@@ -406,6 +413,7 @@ impl Tree {
             actor: self.inner().actor(self.caller(), &plan.path_hint, rule),
             granted,
             wrote: AtomicBool::new(false),
+            unsettled: AtomicBool::new(false),
             keeps_times: AtomicBool::new(false),
             delete_on_close: AtomicBool::new(false),
             lost: AtomicBool::new(false),

@@ -189,11 +189,33 @@ impl Tree {
         kind: NodeKind,
         verifier: Option<[u8; 8]>,
     ) -> Result<Created, VfsError> {
-        let made = self.new_record(dir, new, kind, verifier, None).await?;
+        let record = self.new_record(dir, new, kind, verifier, None).await?;
+        self.enter(dir, name, record).await
+    }
+
+    /// As [`Tree::make`], for an open that settles the creation when it is flushed or closed.
+    pub(crate) async fn make_relaxed(
+        &self,
+        dir: &Attributes,
+        name: &str,
+        new: &NewNode,
+        kind: NodeKind,
+    ) -> Result<Created, VfsError> {
+        let mut record = self.new_record(dir, new, kind, None, None).await?;
+        record.relaxed = true;
+        self.enter(dir, name, record).await
+    }
+
+    async fn enter(
+        &self,
+        dir: &Attributes,
+        name: &str,
+        record: sluice_repo::NewNode,
+    ) -> Result<Created, VfsError> {
         let created = self
             .inner()
             .repo
-            .create(dir.id, name, self.case(), made)
+            .create(dir.id, name, self.case(), record)
             .await?;
         let is_dir = created.attributes.kind == NodeKind::Directory;
         if !created.repeated {
@@ -235,6 +257,7 @@ impl Tree {
             eas: new.eas.clone(),
             verifier,
             origin: origin(self.caller()),
+            relaxed: false,
         })
     }
 

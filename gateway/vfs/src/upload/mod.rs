@@ -10,6 +10,7 @@ use sluice_repo::{
     Attributes, DOCUMENT_BYTES_MAX, Manifest, NodeKind, Sealed, Timestamp, Version, WorkingContent,
 };
 
+use crate::carry::carry_through;
 use crate::error::VfsError;
 use crate::lock_bridge::{Held, denied, main, name_resource, on_conflict, resource};
 use crate::metrics::Metrics;
@@ -347,10 +348,9 @@ impl Upload {
 
     /// Makes the whole durable and visible in one step.
     pub async fn commit(self, modified: Option<Timestamp>) -> Result<UploadReceipt, VfsError> {
-        // In a task of its own: a caller that goes away must not stop between the content and its name.
+        // A caller that goes away must not stop between the content and its name.
         let runtime = self.tree.inner().runtime.clone();
-        let task = runtime.spawn(self.commit_all(modified));
-        task.await.unwrap_or(Err(VfsError::Io))
+        carry_through(&runtime, self.commit_all(modified)).await
     }
 
     /// Gives up: nothing changes, nobody has seen anything.

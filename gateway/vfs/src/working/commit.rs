@@ -10,6 +10,7 @@ use sluice_repo::{
 };
 
 use super::{Working, Writer};
+use crate::carry::carry_through;
 use crate::error::VfsError;
 use crate::lock_bridge::{Held, main};
 use crate::metrics::Metrics;
@@ -54,10 +55,8 @@ impl Inner {
             return Ok(());
         }
         let (inner, working) = (self.clone(), working.clone());
-        let task = self
-            .runtime
-            .spawn(async move { inner.flush_now(&working).await });
-        task.await.unwrap_or(Err(VfsError::Io))
+        let work = async move { inner.flush_now(&working).await };
+        carry_through(&self.runtime, work).await
     }
 
     async fn flush_now(self: &Arc<Self>, working: &Arc<Working>) -> Result<(), VfsError> {
@@ -300,6 +299,9 @@ impl Inner {
                 _ = tick.tick() => {}
             }
             self.flush_due(self.options.idle_commit).await;
+            if let Err(error) = self.repo.settle().await {
+                tracing::error!(%error, "new documents could not be made durable");
+            }
         }
     }
 

@@ -9,6 +9,7 @@ use sluice_repo::{
 };
 
 use super::{Working, Writer};
+use crate::carry::carry_through;
 use crate::error::VfsError;
 use crate::metrics::Metrics;
 use crate::vfs::{Inner, random_u128};
@@ -28,7 +29,7 @@ impl Inner {
         expected: Option<Version>,
     ) -> Result<Attributes, VfsError> {
         let (inner, working) = (self.clone(), working.clone());
-        let task = self.runtime.spawn(async move {
+        let work = async move {
             let _turn = working.turn.lock().await;
             for _ in 0..TRIES_MAX {
                 let base = inner.replaceable(&working).await?;
@@ -59,8 +60,8 @@ impl Inner {
                 }
             }
             Err(too_often())
-        });
-        task.await.unwrap_or(Err(VfsError::Io))
+        };
+        carry_through(&self.runtime, work).await
     }
 
     /// Makes a kept version the present content again. Uncommitted writes are committed before, so that they are a version of their own.

@@ -118,6 +118,7 @@ pub async fn make_share(repo: &dyn Repository) -> NodeId {
         eas: Vec::new(),
         verifier: None,
         origin: Origin::default(),
+        relaxed: false,
     };
     let made = repo
         .create(ROOT, "docs", CaseMode::Sensitive, new)

@@ -1,9 +1,11 @@
 //! Content versions: compare-and-set of the current one, history, references to objects.
 
+use std::sync::Arc;
+
 use rusqlite::{OptionalExtension, params};
 use sluice_repo::{
-    AttributeChange, Attributes, Commit, Committed, ContentId, FencingToken, Manifest, NodeKind,
-    ObjectId, OpId, Origin, RepoError, Result, Version, VersionPolicy, WriteSession,
+    AttributeChange, Attributes, Commit, Committed, ContentId, FencingToken, Head, Manifest,
+    NodeKind, ObjectId, OpId, Origin, RepoError, Result, Version, VersionPolicy, WriteSession,
 };
 
 use super::{apply, purge, save};
@@ -118,7 +120,7 @@ fn insert(
     tx: &mut Tx<'_>,
     content: ContentId,
     version: u64,
-    manifest: &Manifest,
+    manifest: &Arc<Manifest>,
     session: WriteSession,
     op: OpId,
     origin: &Origin,
@@ -147,7 +149,11 @@ fn insert(
     for object in &manifest.objects {
         refer(tx, content, version, object.id)?;
     }
-    tx.touch(Touch::Head(content));
+    let head = Head {
+        version: Version(version),
+        manifest: manifest.clone(),
+    };
+    tx.touch(Touch::NewHead(content, head));
     Ok(())
 }
 
@@ -272,7 +278,7 @@ fn record(tx: &mut Tx<'_>, node: &mut Attributes, commit: &Commit, version: u64)
 pub(crate) fn first(
     tx: &mut Tx<'_>,
     node: &mut Attributes,
-    manifest: &Manifest,
+    manifest: &Arc<Manifest>,
     origin: &Origin,
 ) -> Result<()> {
     manifest.check()?;

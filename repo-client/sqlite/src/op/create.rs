@@ -1,9 +1,11 @@
 //! New nodes and new names.
 
+use std::sync::Arc;
+
 use rusqlite::{OptionalExtension, params};
 use sluice_repo::{
-    Acl, Attributes, CaseMode, Created, DosAttributes, NewKind, NewNode, NodeId, NodeKind,
-    RepoError, Result, Version, check_name, fold_name,
+    Acl, Attributes, CaseMode, ContentId, Created, DosAttributes, Head, NewKind, NewNode, NodeId,
+    NodeKind, RepoError, Result, Version, check_name, fold_name,
 };
 
 use super::{attribute, commit, insert_entry, save, save_folder};
@@ -83,7 +85,14 @@ fn create_at(tx: &mut Tx<'_>, mut parent: Attributes, name: &str, new: NewNode) 
         save(tx, &node)?;
     }
     let before = save_folder(tx, &mut parent, i32::from(node.kind == NodeKind::Directory))?;
-    tx.touch(Touch::Node(id));
+    let content = ContentId {
+        node: id,
+        stream: 0,
+    };
+    if node.kind == NodeKind::File && node.version.0 == 0 {
+        tx.touch(Touch::NewHead(content, Head::default()));
+    }
+    tx.touch(Touch::Saved(Arc::new(node.clone())));
     Ok(Created {
         attributes: node,
         repeated: false,

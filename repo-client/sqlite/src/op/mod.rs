@@ -11,10 +11,13 @@ pub(crate) mod remove;
 pub(crate) mod rename;
 pub(crate) mod stream;
 
+use std::sync::Arc;
+
 use rusqlite::params;
 use sluice_repo::{AttributeChange, Attributes, NodeId, Result, Timestamp};
 
 use crate::error::db;
+use crate::row;
 use crate::writer::{Touch, Tx};
 
 /// Writes back everything of a node but its ACL.
@@ -46,7 +49,7 @@ pub(crate) fn save(tx: &mut Tx<'_>, node: &Attributes) -> Result<()> {
             ])
         })
         .map_err(db)?;
-    tx.touch(Touch::Node(node.id));
+    tx.touch(Touch::Saved(Arc::new(node.clone())));
     Ok(())
 }
 
@@ -102,6 +105,12 @@ pub(crate) fn insert_entry(
         )
         .and_then(|mut s| s.execute(params![parent.0 as i64, cookie, name, fold, node.0 as i64]))
         .map_err(db)?;
-    tx.touch(Touch::Name(parent, fold));
+    touch_name(tx, parent, fold)
+}
+
+/// Entries under a folded name have changed; called when they have.
+pub(crate) fn touch_name(tx: &mut Tx<'_>, parent: NodeId, fold: String) -> Result<()> {
+    let entries = row::entries(tx.conn, parent, &fold)?;
+    tx.touch(Touch::Name(parent, fold, entries));
     Ok(())
 }

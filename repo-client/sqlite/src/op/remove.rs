@@ -9,7 +9,7 @@ use sluice_repo::{
 use super::{bump, purge, save, save_folder};
 use crate::error::db;
 use crate::row::{self, Entry};
-use crate::writer::{Touch, Tx};
+use crate::writer::Tx;
 
 /// Finds the entry that a request names, and that it still leads where the asker thinks.
 pub(crate) fn find(
@@ -99,8 +99,7 @@ pub(crate) fn delete_entry(
         .prepare_cached("DELETE FROM entry WHERE parent = ?1 AND cookie = ?2")
         .and_then(|mut s| s.execute(params![parent.0 as i64, cookie.0 as i64]))
         .map_err(db)?;
-    tx.touch(Touch::Name(parent, fold.to_owned()));
-    Ok(())
+    super::touch_name(tx, parent, fold.to_owned())
 }
 
 fn has_entries(tx: &Tx<'_>, folder: NodeId) -> Result<bool> {

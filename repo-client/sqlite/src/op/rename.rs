@@ -7,10 +7,10 @@ use sluice_repo::{
 };
 
 use super::remove::{delete_entry, find, other_parent, take_name};
-use super::{bump, insert_entry, save, save_folder};
+use super::{bump, insert_entry, save, save_folder, touch_name};
 use crate::error::{corrupt, db};
 use crate::row::{self, Entry};
-use crate::writer::{Touch, Tx};
+use crate::writer::Tx;
 
 /// Deepest folder; deeper means that the tree has a loop.
 pub(crate) const DEPTH_MAX: usize = 100_000;
@@ -104,7 +104,6 @@ fn carry_out(
     let fold = fold_name(&wanted.new_name);
     let (old_before, new_before);
     if same_folder {
-        tx.touch(Touch::Name(old_folder.id, fold_name(&entry.name)));
         tx.conn
             .prepare_cached(
                 "UPDATE entry SET name = ?3, fold = ?4 WHERE parent = ?1 AND cookie = ?2",
@@ -118,7 +117,8 @@ fn carry_out(
                 ])
             })
             .map_err(db)?;
-        tx.touch(Touch::Name(old_folder.id, fold));
+        touch_name(tx, old_folder.id, fold_name(&entry.name))?;
+        touch_name(tx, old_folder.id, fold)?;
         old_before = save_folder(tx, &mut old_folder, -lost)?;
         new_before = old_before;
         new_folder = old_folder.clone();
