@@ -1,12 +1,14 @@
-//! One TCP connection: records in, a task for each call, replies out as they get ready.
+//! One TCP connection: records in, calls beside each other, replies out as they get ready.
 //!
 //! Requests and replies under way are bounded by one budget of bytes; when it is used up, reading stops and TCP holds the
 //! client back. The budget of a call is given back only when its reply has been handed to the kernel.
 
 mod writer;
 
+use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -17,14 +19,15 @@ use sluice_nfs_wire::xdr::{Decoder, Encoder};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use crate::clients::ConnectionClients;
 use crate::dispatch;
 use crate::server::Head;
-use writer::Outgoing;
+use writer::Outbox;
 
 /// Longest record: a WRITE of the largest size with its header.
 const RECORD_BYTES_MAX: usize = crate::v3::TRANSFER_BYTES_MAX as usize + 64 * 1024;
@@ -80,15 +83,23 @@ pub(crate) async fn run(
     });
     debug!(%peer, "NFS connection");
     let (read_half, write_half) = stream.into_split();
-    let (replies, outgoing) = mpsc::channel(BUDGET_BYTES / CALL_BYTES_MIN);
-    let writer = tokio::spawn(writer::run(write_half, outgoing));
+    let replies = Arc::new(Outbox::new(write_half));
+    let finished = CancellationToken::new();
+    let writer = tokio::spawn({
+        let (replies, finished) = (replies.clone(), finished.clone());
+        async move { replies.run(&finished).await }
+    });
+    let calls = TaskTracker::new();
     let ended = tokio::select! {
         () = stop.cancelled() => "stopping",
-        () = replies.closed() => "the client takes no replies",
-        ended = read_loop(&head, &connection, read_half, &replies) => ended,
+        () = replies.broken() => "the client takes no replies",
+        ended = read_loop(&head, &connection, read_half, &replies, &calls) => ended,
     };
-    drop(replies);
-    // The writer ends when the last call's task has dropped its sender.
+    // Calls under way are still answered.
+    calls.close();
+    calls.wait().await;
+    finished.cancel();
+    // A writer that panicked has nothing left to send.
     let _ = writer.await;
     debug!(%peer, ended, "NFS connection ends");
 }
@@ -98,7 +109,8 @@ async fn read_loop(
     head: &Arc<Head>,
     connection: &Arc<Connection>,
     mut read_half: OwnedReadHalf,
-    replies: &mpsc::Sender<Outgoing>,
+    replies: &Arc<Outbox>,
+    calls: &TaskTracker,
 ) -> &'static str {
     let budget = Arc::new(Semaphore::new(BUDGET_BYTES));
     let mut records = RecordReader::new(RECORD_BYTES_MAX);
@@ -113,7 +125,7 @@ async fn read_loop(
                     return "malformed record";
                 }
             };
-            if !start(head, connection, &budget, replies, record).await {
+            if !start(head, connection, &budget, replies, calls, record).await {
                 return "malformed RPC message";
             }
         }
@@ -134,12 +146,13 @@ async fn read_loop(
     }
 }
 
-/// Starts the task of one call, once the budget allows it. False if the record is no RPC message.
+/// Starts one call, once the budget allows it; a task carries it on if it has to wait. False if the record is no RPC message.
 async fn start(
     head: &Arc<Head>,
     connection: &Arc<Connection>,
     budget: &Arc<Semaphore>,
-    replies: &mpsc::Sender<Outgoing>,
+    replies: &Arc<Outbox>,
+    calls: &TaskTracker,
     record: Bytes,
 ) -> bool {
     let cost = cost(&record);
@@ -159,7 +172,7 @@ async fn start(
         return false;
     };
     let (head, connection, replies) = (head.clone(), connection.clone(), replies.clone());
-    tokio::spawn(async move {
+    let mut running = Box::pin(async move {
         let segments = match call {
             Ok(call) => dispatch::answer(&head, &connection, call).await,
             Err(xid) => {
@@ -168,9 +181,12 @@ async fn start(
                 e.into_segments()
             }
         };
-        // An error means that the connection has gone; the reply cache keeps what a retry needs.
-        let _ = replies.send(Outgoing { segments, permit }).await;
+        // If the connection has gone, the reply cache keeps what a retry needs.
+        replies.send(segments, permit);
     });
+    if poll_fn(|cx| Poll::Ready(running.as_mut().poll(cx).is_pending())).await {
+        calls.spawn(running);
+    }
     true
 }
 

@@ -24,8 +24,8 @@ use crate::op::{self, OpContext, OpReply};
 use crate::session::setup::Signature;
 use crate::session::{Channel, Session, SessionEnd, SessionId, TreeId, setup, tree};
 
-/// How long an operation may take before its client gets the interim response.
-const INTERIM_GRACE: Duration = Duration::from_millis(1);
+/// How long an operation may take before its client gets the interim response: more than storage needs, so that it means a real wait.
+const INTERIM_GRACE: Duration = Duration::from_millis(50);
 
 struct Element {
     header: Header,

@@ -1,6 +1,5 @@
 //! READ (MS-SMB2 3.3.5.12): a small header and the store's own bytes.
 
-use bytes::{Bytes, BytesMut};
 use sluice_smb_wire::NtStatus;
 use sluice_smb_wire::cmd::read::{ReadRequest, encode_response_head};
 use sluice_vfs::{AccessMask, ReadData};
@@ -25,8 +24,9 @@ pub async fn handle(ctx: &OpContext) -> Answer {
                 .file(open.id));
         }
     };
-    let head = encode_response_head(data.len() as u32);
-    Ok(OpReply::ok(head).payload(data).file(open.id))
+    let mut reply = OpReply::ok(encode_response_head(data.len as u32)).file(open.id);
+    reply.payload = data.parts;
+    Ok(reply)
 }
 
 async fn read_document(
@@ -34,7 +34,7 @@ async fn read_document(
     closed: &tokio_util::sync::CancellationToken,
     disk: &DiskOpen,
     request: &ReadRequest,
-) -> Result<Bytes, OpReply> {
+) -> Result<ReadData, OpReply> {
     if disk.is_folder() {
         return Err(NtStatus::INVALID_DEVICE_REQUEST.into());
     }
@@ -46,7 +46,7 @@ async fn read_document(
     if request.length == 0 {
         // Nothing is touched, so no locked range is either.
         return match request.minimum_count {
-            0 => Ok(Bytes::new()),
+            0 => Ok(ReadData::default()),
             _ => Err(NtStatus::END_OF_FILE.into()),
         };
     }
@@ -61,20 +61,5 @@ async fn read_document(
     let moved = request.offset + data.len as u64;
     disk.position
         .store(moved, std::sync::atomic::Ordering::Relaxed);
-    Ok(joined(data))
-}
-
-/// One buffer. Only a read that crosses a chunk of the store has more than one part and is copied.
-pub(super) fn joined(data: ReadData) -> Bytes {
-    let mut parts = data.parts.into_iter();
-    match (parts.next(), parts.len()) {
-        (None, _) => Bytes::new(),
-        (Some(only), 0) => only,
-        (Some(first), _) => {
-            let mut all = BytesMut::with_capacity(data.len);
-            all.extend_from_slice(&first);
-            parts.for_each(|part| all.extend_from_slice(&part));
-            all.freeze()
-        }
-    }
+    Ok(data)
 }
