@@ -5,6 +5,11 @@ use std::process::ExitCode;
 use clap::Parser;
 use sluice_gateway::cli::{Cli, run};
 
+/// Keeps the memory of large buffers for the next ones for some seconds; the C library would give it back to the system and take
+/// it again with every request, page by page.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread()

@@ -130,8 +130,11 @@ async fn read_pages(shared: &Shared, object: &ObjectRef, pages: &[u32]) -> Resul
         verify_pages(object, pages, &read)
             .inspect_err(|error| tracing::error!(%error, "stored content is damaged"))?;
     }
-    for (page, bytes) in pages.iter().zip(&read) {
-        shared.pages.insert((object.id, *page), bytes.clone());
+    // A long read would push out what short ones come back for, and where the system keeps the same bytes, too, gains little.
+    if pages.len() == 1 || !shared.objects.kept_by_system() {
+        for (page, bytes) in pages.iter().zip(&read) {
+            shared.pages.insert((object.id, *page), bytes.clone());
+        }
     }
     Ok(read)
 }

@@ -206,6 +206,10 @@ impl Objects for Folder {
         blocking(self.root.clone(), list).await
     }
 
+    fn kept_by_system(&self) -> bool {
+        true
+    }
+
     fn room(&self) -> Result<(u64, u64)> {
         let stat =
             rustix::fs::statvfs(&self.root).map_err(|errno| refused(&self.root, &errno.into()))?;

@@ -14,6 +14,11 @@ pub trait Objects: Send + Sync {
     /// Reads ranges `(offset, len)` of an object; `Corrupt` if it is missing or too short.
     async fn get(&self, id: ObjectId, ranges: Vec<(u32, u32)>) -> Result<Vec<Bytes>>;
 
+    /// Whether reading the same again is cheap because the system keeps it in memory.
+    fn kept_by_system(&self) -> bool {
+        false
+    }
+
     /// Deletes objects; one that is not there is no error.
     async fn delete(&self, ids: &[ObjectId]) -> Result<()>;
 
