@@ -10,7 +10,7 @@ use bytes::Bytes;
 use common::*;
 use sluice_repo::RepoError;
 use sluice_vfs::*;
-use twins::Twins;
+use twins::{KINDS, Twins};
 
 async fn opened(tree: &Tree, name: &str) -> Arc<Open> {
     let all = READ_WRITE | AccessMask::DELETE;
@@ -20,24 +20,26 @@ async fn opened(tree: &Tree, name: &str) -> Arc<Open> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_document_removed_on_one_node_lives_on_for_who_has_it_open_on_the_other() {
-    let twins = Twins::new().await;
-    put(&twins.tree(0, Protocol::Ftp, 3), "f", b"kept").await;
-    let open = opened(&twins.tree(0, Protocol::Smb, 1), "f").await;
-    let node = open.content().node;
-    let nfs = twins.tree(1, Protocol::Nfs3, 1);
-    nfs.remove(nfs.root(), "f", RemoveKind::NotDirectory)
-        .await
-        .expect("removed");
-    assert_eq!(flat(&open.read(0, 9).await.expect("read")), b"kept");
-    open.write(4, Bytes::from_static(b" on"), Stability::Durable)
-        .await
-        .expect("written");
-    assert_eq!(flat(&open.read(0, 9).await.expect("read")), b"kept on");
-    let repo = &twins.nodes[1].repo;
-    repo.get(node).await.expect("still there");
-    open.close().await.expect("closed");
-    let gone = repo.get(node).await;
-    assert!(matches!(gone, Err(RepoError::Stale(_))), "{gone:?}");
+    for kind in KINDS {
+        let twins = Twins::with(kind, &[]).await;
+        put(&twins.tree(0, Protocol::Ftp, 3), "f", b"kept").await;
+        let open = opened(&twins.tree(0, Protocol::Smb, 1), "f").await;
+        let node = open.content().node;
+        let nfs = twins.tree(1, Protocol::Nfs3, 1);
+        nfs.remove(nfs.root(), "f", RemoveKind::NotDirectory)
+            .await
+            .expect("removed");
+        assert_eq!(flat(&open.read(0, 9).await.expect("read")), b"kept");
+        open.write(4, Bytes::from_static(b" on"), Stability::Durable)
+            .await
+            .expect("written");
+        assert_eq!(flat(&open.read(0, 9).await.expect("read")), b"kept on");
+        let repo = &twins.nodes[1].repo;
+        repo.get(node).await.expect("still there");
+        open.close().await.expect("closed");
+        let gone = repo.get(node).await;
+        assert!(matches!(gone, Err(RepoError::Stale(_))), "{gone:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -63,121 +65,128 @@ async fn an_orphan_whose_node_is_lost_is_released_by_the_other() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_document_marked_for_deletion_goes_with_its_last_close_on_any_node() {
-    let twins = Twins::new().await;
-    put(&twins.tree(0, Protocol::Ftp, 3), "f", b"bytes").await;
-    let first = opened(&twins.tree(0, Protocol::Smb, 1), "f").await;
-    let second = opened(&twins.tree(1, Protocol::Smb, 1), "f").await;
-    first.set_delete_pending(true).await.expect("marked");
-    assert!(second.delete_pending().await);
-    let third = request("f", READ, ShareMode::ALL, Disposition::Open);
-    let third = twins.tree(1, Protocol::Smb, 2).open(third).await;
-    assert!(matches!(third.err(), Some(VfsError::DeletePending)));
-    first.close().await.expect("closed");
-    let there = twins.tree(0, Protocol::Ftp, 3);
-    there.resolve(&path("f")).await.expect("still named");
-    assert_eq!(second.close().await.expect("closed"), None);
-    assert_eq!(
-        there.resolve(&path("f")).await.err(),
-        Some(VfsError::NotFound)
-    );
+    for kind in KINDS {
+        let twins = Twins::with(kind, &[]).await;
+        put(&twins.tree(0, Protocol::Ftp, 3), "f", b"bytes").await;
+        let first = opened(&twins.tree(0, Protocol::Smb, 1), "f").await;
+        let second = opened(&twins.tree(1, Protocol::Smb, 1), "f").await;
+        first.set_delete_pending(true).await.expect("marked");
+        assert!(second.delete_pending().await);
+        let third = request("f", READ, ShareMode::ALL, Disposition::Open);
+        let third = twins.tree(1, Protocol::Smb, 2).open(third).await;
+        assert!(matches!(third.err(), Some(VfsError::DeletePending)));
+        first.close().await.expect("closed");
+        let there = twins.tree(0, Protocol::Ftp, 3);
+        there.resolve(&path("f")).await.expect("still named");
+        assert_eq!(second.close().await.expect("closed"), None);
+        assert_eq!(
+            there.resolve(&path("f")).await.err(),
+            Some(VfsError::NotFound)
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn renames_of_both_nodes_to_one_name_leave_one_document_and_no_error_but_exists() {
-    let twins = Twins::new().await;
-    for round in 0..10 {
-        let ftp = [
-            twins.tree(0, Protocol::Ftp, 3),
-            twins.tree(1, Protocol::Ftp, 3),
-        ];
-        let target = format!("target{round}");
-        put(&ftp[0], "a", b"a").await;
-        put(&ftp[1], "b", b"b").await;
-        let root = ftp[0].root();
-        let (a, b) = tokio::join!(
-            ftp[0].rename(root, "a", root, &target, true),
-            ftp[1].rename(root, "b", root, &target, true),
-        );
-        a.expect("renamed");
-        b.expect("renamed");
-        let left = content(&ftp[0], &target).await;
-        assert!(left == b"a" || left == b"b");
-        let (a, b) = tokio::join!(
-            ftp[0].remove(root, &target, RemoveKind::NotDirectory),
-            ftp[1].remove(root, &target, RemoveKind::NotDirectory),
-        );
-        for answer in [a, b] {
-            assert!(
-                matches!(answer, Ok(()) | Err(VfsError::NotFound)),
-                "{answer:?}"
+    for kind in KINDS {
+        let twins = Twins::with(kind, &[]).await;
+        for round in 0..10 {
+            let ftp = [
+                twins.tree(0, Protocol::Ftp, 3),
+                twins.tree(1, Protocol::Ftp, 3),
+            ];
+            let target = format!("target{round}");
+            put(&ftp[0], "a", b"a").await;
+            put(&ftp[1], "b", b"b").await;
+            let root = ftp[0].root();
+            let (a, b) = tokio::join!(
+                ftp[0].rename(root, "a", root, &target, true),
+                ftp[1].rename(root, "b", root, &target, true),
             );
+            a.expect("renamed");
+            b.expect("renamed");
+            let left = content(&ftp[0], &target).await;
+            assert!(left == b"a" || left == b"b");
+            let (a, b) = tokio::join!(
+                ftp[0].remove(root, &target, RemoveKind::NotDirectory),
+                ftp[1].remove(root, &target, RemoveKind::NotDirectory),
+            );
+            for answer in [a, b] {
+                assert!(
+                    matches!(answer, Ok(()) | Err(VfsError::NotFound)),
+                    "{answer:?}"
+                );
+            }
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_name_under_upload_on_one_node_is_held_against_makers_on_the_other() {
-    let twins = Twins::new().await;
-    let ftp = twins.tree(0, Protocol::Ftp, 3);
-    let upload = ftp
-        .upload(&path("new"), UploadMode::Replace)
-        .await
-        .expect("begun");
-    let smb = twins.tree(1, Protocol::Smb, 1);
-    let wish = request("new", READ_WRITE, ShareMode::ALL, Disposition::Create);
-    assert!(matches!(
-        smb.open(wish.clone()).await.err(),
-        Some(VfsError::Conflict(_))
-    ));
-    upload.abort().await;
-    let open = smb.open(wish).await.expect("free again").open;
-    open.close().await.expect("closed");
+    for kind in KINDS {
+        let twins = Twins::with(kind, &[]).await;
+        let ftp = twins.tree(0, Protocol::Ftp, 3);
+        let upload = ftp
+            .upload(&path("new"), UploadMode::Replace)
+            .await
+            .expect("begun");
+        let smb = twins.tree(1, Protocol::Smb, 1);
+        let wish = request("new", READ_WRITE, ShareMode::ALL, Disposition::Create);
+        assert!(matches!(
+            smb.open(wish.clone()).await.err(),
+            Some(VfsError::Conflict(_))
+        ));
+        upload.abort().await;
+        let open = smb.open(wish).await.expect("free again").open;
+        open.close().await.expect("closed");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_watches_on_one_node_hears_of_changes_on_the_other() {
-    let twins = Twins::new().await;
-    let here = twins.tree(0, Protocol::Smb, 1);
-    let names = ChangeFilter(ChangeFilter::FILE_NAME | ChangeFilter::SIZE);
-    let mut watch = here
-        .watch(here.root(), names, false)
-        .await
-        .expect("watches");
-    put(&twins.tree(1, Protocol::Ftp, 3), "f", b"1").await;
-    let heard = watch.next().await.expect("goes on").expect("not too many");
-    assert_eq!(heard[0].action, ChangeAction::Added);
-    assert_eq!(heard[0].path, "f");
-    let open = opened(&twins.tree(1, Protocol::Smb, 2), "f").await;
-    open.write(1, Bytes::from_static(b"2"), Stability::Unstable)
-        .await
-        .expect("written");
-    let heard = watch.next().await.expect("goes on").expect("not too many");
-    assert_eq!(heard[0].action, ChangeAction::Modified);
-    open.close().await.expect("closed");
+    for kind in KINDS {
+        let twins = Twins::with(kind, &[]).await;
+        let here = twins.tree(0, Protocol::Smb, 1);
+        let names = ChangeFilter(ChangeFilter::FILE_NAME | ChangeFilter::SIZE);
+        let mut watch = here
+            .watch(here.root(), names, false)
+            .await
+            .expect("watches");
+        put(&twins.tree(1, Protocol::Ftp, 3), "f", b"1").await;
+        let heard = watch.next().await.expect("goes on").expect("not too many");
+        assert_eq!(heard[0].action, ChangeAction::Added);
+        assert_eq!(heard[0].path, "f");
+        let open = opened(&twins.tree(1, Protocol::Smb, 2), "f").await;
+        open.write(1, Bytes::from_static(b"2"), Stability::Unstable)
+            .await
+            .expect("written");
+        let heard = watch.next().await.expect("goes on").expect("not too many");
+        assert_eq!(heard[0].action, ChangeAction::Modified);
+        open.close().await.expect("closed");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_share_made_on_one_node_is_offered_by_the_other() {
-    let twins = Twins::new().await;
-    let change = ShareChange {
-        comment: Some("told to all".to_owned()),
-        ..ShareChange::default()
-    };
-    let admin = twins.nodes[0].vfs.admin();
-    admin.set_share("docs", change).await.expect("changed");
-    let share = twins.nodes[1]
-        .vfs
-        .share(Protocol::Smb, "docs")
-        .expect("there");
-    for _ in 0..200 {
-        let share = twins.nodes[1]
-            .vfs
-            .share(Protocol::Smb, "docs")
-            .expect("there");
-        if share.comment == "told to all" {
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    for kind in KINDS {
+        let twins = Twins::with(kind, &[]).await;
+        let change = ShareChange {
+            comment: Some("told to all".to_owned()),
+            ..ShareChange::default()
+        };
+        let admin = twins.nodes[0].vfs.admin();
+        admin.set_share("docs", change).await.expect("changed");
+        let told = async {
+            loop {
+                let share = twins.nodes[1].vfs.share(Protocol::Smb, "docs");
+                if share.expect("there").comment == "told to all" {
+                    break;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        };
+        let limit = std::time::Duration::from_secs(10);
+        let told = tokio::time::timeout(limit, told).await;
+        told.expect("the other node has the old record");
     }
-    panic!("still {:?}", share.comment);
 }

@@ -17,7 +17,7 @@ use sluice_lockmgr::{
     MonotonicClock, Note, OpenId, OpenRef, OpenRequest, OpenState, Opened, OwnedRangeRequest,
     RangeHolder, RangeNotLocked, RangeOwner, RangeRequest, ResourceId, ShareMode,
 };
-use sluice_repo::Repository;
+use sluice_repo::{PolicyRule, Repository};
 use sluice_repo_content::{Folder, Store};
 use sluice_repo_sqlite::SqliteRepository;
 use sluice_repo_suite::FaultyRepository;
@@ -25,6 +25,9 @@ use sluice_vfs::*;
 use tokio::sync::Notify;
 
 use super::*;
+
+#[path = "peers.rs"]
+mod peers;
 
 enum Place {
     Alone { node: usize, term: u64 },
@@ -348,6 +351,19 @@ impl LockService for TwinLocks {
     }
 }
 
+/// What decides about locks in a pair of nodes.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// The town of this file, which gives documents back as soon as it can.
+    Hasty,
+    /// The town of this file, which never gives a document back.
+    Lasting,
+    /// The lock service of real clusters, with links in memory.
+    Cluster,
+}
+
+pub const KINDS: [Kind; 3] = [Kind::Hasty, Kind::Lasting, Kind::Cluster];
+
 /// Two nodes.
 pub struct Twins {
     pub nodes: Vec<World>,
@@ -356,27 +372,38 @@ pub struct Twins {
 
 impl Twins {
     pub async fn new() -> Twins {
-        Twins::with(true).await
+        Twins::with(Kind::Hasty, &[]).await
     }
 
-    pub async fn with(hand_back: bool) -> Twins {
+    pub async fn with(kind: Kind, rules: &[PolicyRule]) -> Twins {
         let folder = Arc::new(tempfile::tempdir().expect("a temporary folder"));
         let options = sluice_repo_sqlite::Options::new(folder.path().join("meta.db"));
         let sqlite = SqliteRepository::open(options).await.expect("opens");
         let sqlite: Arc<dyn Repository> = Arc::new(sqlite);
         make_share(sqlite.as_ref()).await;
+        for rule in rules {
+            sqlite.put_policy(rule.clone()).await.expect("rule");
+        }
         let objects = Arc::new(Folder::open(folder.path().join("content")).expect("opens"));
-        let town = Town::new(hand_back);
+        let town = Town::new(matches!(kind, Kind::Hasty));
+        let locks: Vec<Arc<dyn LockService>> = match kind {
+            Kind::Cluster => peers::cluster(2),
+            Kind::Hasty | Kind::Lasting => (0..2)
+                .map(|me| {
+                    let town = town.clone();
+                    Arc::new(TwinLocks { town, me }) as Arc<dyn LockService>
+                })
+                .collect(),
+        };
         let mut nodes = Vec::new();
-        for me in 0..2 {
+        for (me, locks) in locks.into_iter().enumerate() {
             let faults = Arc::new(FaultyRepository::new(sqlite.clone()));
             let repo: Arc<dyn Repository> = faults.clone();
             let store = Store::new(objects.clone(), Default::default()).expect("the store opens");
-            let town = town.clone();
             let vfs = Vfs::new(VfsOptions {
                 repository: repo.clone(),
                 content: Arc::new(store),
-                locks: Arc::new(TwinLocks { town, me }),
+                locks,
                 node: format!("n{me}"),
                 member: me as u16 + 1,
                 times: times(),
