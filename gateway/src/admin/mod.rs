@@ -86,7 +86,7 @@ async fn ready(State(state): State<AdminState>) -> (StatusCode, &'static str) {
         return down("the heads are not serving\n");
     }
     if let Some(cluster) = &state.cluster
-        && let Err(why) = cluster.ready().await
+        && let Err(why) = cluster.ready()
     {
         tracing::warn!(why, "not ready");
         return down("this node may not act in the cluster now; the log says why\n");

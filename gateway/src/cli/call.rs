@@ -37,7 +37,7 @@ impl Door {
                 "sluice: the repository is new: user \"admin\" has the password {password} (shown once)"
             );
         }
-        let router = crate::admin::trusted_router(stack.vfs.clone(), stack.cluster.clone());
+        let router = crate::admin::trusted_router(stack.vfs.clone(), stack.cluster());
         Ok(Door::Stopped(router, Box::new(stack)))
     }
 

@@ -19,7 +19,8 @@ use super::args::{
 };
 use super::call::Door;
 use super::print;
-use crate::cluster::NodeRecord;
+use crate::cluster::{NodeRecord, Seat};
+use crate::node::{Ended, Node};
 
 fn settings(config: Option<&Path>) -> anyhow::Result<Settings> {
     let overrides = EnvOverrides::from_variables(std::env::vars());
@@ -63,7 +64,8 @@ pub(super) async fn run(cli: Cli) -> anyhow::Result<String> {
 
 async fn serve(settings: &Settings) -> anyhow::Result<String> {
     crate::logging::start(&settings.log)?;
-    let node = crate::node::Node::bind(settings).await?;
+    let seat = Seat::take(settings).await?;
+    let mut node = Node::bind(settings, seat.as_ref()).await?;
     let stop = CancellationToken::new();
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::spawn({
@@ -76,11 +78,40 @@ async fn serve(settings: &Settings) -> anyhow::Result<String> {
             stop.cancel();
         }
     });
-    let welcome = crate::welcome::text(settings, node.first_password());
-    let serving = tokio::spawn(node.serve(stop));
-    print!("{welcome}");
-    serving.await.context("the node broke off")??;
-    Ok(String::new())
+    let mut welcome = crate::welcome::text(settings, node.first_password());
+    loop {
+        let serving = tokio::spawn(node.serve(stop.clone()));
+        print!("{}", std::mem::take(&mut welcome));
+        if serving.await.context("the node broke off")?? == Ended::Stopped {
+            return Ok(String::new());
+        }
+        match begin_anew(settings, seat.as_ref(), &stop).await {
+            Some(begun) => node = begun,
+            None => return Ok(String::new()),
+        }
+    }
+}
+
+/// The node again after it was fenced, as soon as the database and the sockets let it; nothing if it is told to stop before.
+async fn begin_anew(
+    settings: &Settings,
+    seat: Option<&Seat>,
+    stop: &CancellationToken,
+) -> Option<Node> {
+    const PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return None,
+            bound = Node::bind(settings, seat) => match bound {
+                Ok(node) => {
+                    tracing::info!("serving again");
+                    return Some(node);
+                }
+                Err(error) => tracing::warn!(error = format!("{error:#}"), "can't begin anew yet"),
+            },
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 async fn on_repository(door: &Door, command: Command) -> anyhow::Result<String> {

@@ -1,9 +1,11 @@
 //! The cluster as the daemon sees it: the secret, the members for administrators, and the end of a node that is drained.
 //! Decides nothing about membership: that is `sluice-lockmgr-cluster`'s.
 
+mod member;
 mod secret;
 mod view;
 
+pub use member::{Life, Seat};
 pub use secret::read as read_secret;
 pub use view::{ClusterView, NodeRecord};
 
@@ -37,6 +39,6 @@ pub async fn nodes_from_outside(settings: &Settings) -> anyhow::Result<Option<Ve
         return Ok(None);
     }
     let registry = PostgresRegistry::new(open_database(url).await?, RegistryOptions::default());
-    let view = ClusterView::new(Arc::new(registry), None);
+    let view = ClusterView::from_outside(Arc::new(registry));
     Ok(Some(view.nodes().await?))
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sluice_lockmgr::{EpochRegistry, Member, MemberState, PastReason, RegistryError};
+use sluice_lockmgr_cluster::membership::{Cluster, Standing};
 use sluice_repo::RepoError;
 use sluice_repo_postgres::PostgresRegistry;
 use sluice_vfs::{AdminError, TableRow};
@@ -35,6 +36,9 @@ pub struct NodeRecord {
     pub lease_ms: Option<u64>,
     /// Shards whose locks it coordinates, of 4096.
     pub shards: usize,
+    /// How the answering node reaches it: "direct" or "through the database".
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub link: Option<String>,
     /// Whether it is the node that answers.
     pub this: bool,
     /// Why it is a member no more.
@@ -54,6 +58,7 @@ impl NodeRecord {
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
             lease_ms: None,
             shards: 0,
+            link: None,
             this: true,
             why: None,
         }
@@ -64,14 +69,29 @@ impl NodeRecord {
 #[derive(Clone)]
 pub struct ClusterView {
     registry: Arc<PostgresRegistry>,
-    /// This node, if it is a member.
-    me: Option<Member>,
+    /// This node's place, if it is a member.
+    cluster: Option<Arc<Cluster>>,
 }
 
 impl ClusterView {
-    /// As a member sees it, or somebody from outside.
-    pub fn new(registry: Arc<PostgresRegistry>, me: Option<Member>) -> ClusterView {
-        ClusterView { registry, me }
+    /// As a member sees it.
+    pub fn of_member(registry: Arc<PostgresRegistry>, cluster: Arc<Cluster>) -> ClusterView {
+        ClusterView {
+            registry,
+            cluster: Some(cluster),
+        }
+    }
+
+    /// As a process sees it that is no member.
+    pub fn from_outside(registry: Arc<PostgresRegistry>) -> ClusterView {
+        ClusterView {
+            registry,
+            cluster: None,
+        }
+    }
+
+    fn me(&self) -> Option<Member> {
+        self.cluster.as_ref().map(|cluster| cluster.me())
     }
 
     /// Members, then those who have been members lately.
@@ -83,6 +103,19 @@ impl ClusterView {
     }
 
     async fn list(&self) -> Result<Vec<NodeRecord>, RegistryError> {
+        let status = self.cluster.as_ref().map(|cluster| cluster.status());
+        let link = |member: Member| {
+            let peers = status.as_ref().map(|status| &status.peers)?;
+            let peer = peers.iter().find(|peer| peer.member == member)?;
+            Some(
+                if peer.connected {
+                    "direct"
+                } else {
+                    "through the database"
+                }
+                .to_owned(),
+            )
+        };
         let members = self.registry.members().await?;
         let past = self.registry.past_members(PAST_SHOWN).await?;
         let survey = self.registry.survey().await?;
@@ -106,7 +139,8 @@ impl ClusterView {
                     version: Some(row.version),
                     lease_ms: left.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
                     shards: owned(&row.member),
-                    this: self.me == Some(row.member),
+                    link: link(row.member),
+                    this: self.me() == Some(row.member),
                     name: row.name,
                     why: None,
                 }
@@ -123,6 +157,7 @@ impl ClusterView {
                 version: None,
                 lease_ms: None,
                 shards: owned(&row.member),
+                link: None,
                 this: false,
                 name: row.name,
                 why: Some(why.to_owned()),
@@ -136,7 +171,7 @@ impl ClusterView {
     /// # Errors
     /// There is no such node, it is the last one, or the database does not answer.
     pub async fn drain(&self, name: &str) -> Result<(), AdminError> {
-        let me = self.me.ok_or_else(|| {
+        let me = self.me().ok_or_else(|| {
             AdminError::Invalid("this node does not run; ask on a node that does".into())
         })?;
         let members = self.registry.members().await.map_err(refused)?.members;
@@ -159,50 +194,30 @@ impl ClusterView {
             .map_err(refused)
     }
 
-    /// Whether this node may act now: the database answers and its lease runs.
+    /// Whether this node may act now: its lease runs, which the database's last answer says.
     ///
     /// # Errors
     /// What is missing, for people.
-    pub async fn ready(&self) -> Result<(), String> {
-        let survey = self
-            .registry
-            .survey()
-            .await
-            .map_err(|error| error.to_string())?;
-        let fresh = survey
-            .leases
-            .iter()
-            .any(|(member, left)| Some(*member) == self.me && left.is_some());
-        if fresh {
-            Ok(())
-        } else {
-            Err("this node's lease has run out".to_owned())
-        }
-    }
-
-    /// Whether this node is told to drain and has no shards left.
-    pub async fn drained(&self) -> bool {
-        let Some(me) = self.me else { return false };
-        let Ok(list) = self.registry.members().await else {
-            return false;
+    pub fn ready(&self) -> Result<(), String> {
+        let Some(cluster) = &self.cluster else {
+            return Err("this node does not run".to_owned());
         };
-        let draining = list
-            .members
-            .iter()
-            .any(|row| row.member == me && row.state == MemberState::Draining);
-        if !draining {
-            return false;
-        }
-        match self.registry.shard_map().await {
-            Ok(map) => map.owners.iter().all(|shard| shard.owner != Some(me)),
-            Err(_) => false,
+        let status = cluster.status();
+        match (status.standing, status.alarm) {
+            (Standing::Live | Standing::Draining, _) => Ok(()),
+            (Standing::Frozen, Some(alarm)) => Err(alarm),
+            (Standing::Frozen, None) => {
+                Err("the database does not answer and the lease is over".to_owned())
+            }
+            (Standing::Joining, _) => Err("the cluster has not let it in yet".to_owned()),
+            (Standing::Lost, _) => Err("the others have fenced it".to_owned()),
         }
     }
 }
 
 impl TableRow for NodeRecord {
     const HEADS: &'static [&'static str] = &[
-        "NAME", "STATE", "LEASE", "EPOCH", "SHARDS", "ADDRESS", "VERSION",
+        "NAME", "STATE", "LEASE", "EPOCH", "SHARDS", "ADDRESS", "LINK", "VERSION",
     ];
 
     fn cells(&self) -> Vec<String> {
@@ -217,6 +232,7 @@ impl TableRow for NodeRecord {
             self.epoch.to_string(),
             self.shards.to_string(),
             self.address.clone(),
+            self.link.clone().unwrap_or("-".to_owned()),
             self.version
                 .clone()
                 .or_else(|| self.why.clone())
