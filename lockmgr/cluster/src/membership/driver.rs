@@ -141,6 +141,7 @@ impl Driver {
                 tracing::info!(peer = %member, %address, "a member takes part");
                 self.links.open(member, &address);
             }
+            Output::Connect(member) => self.links.connect(member),
             Output::Close(member) => self.links.close(member),
             Output::ValidUntil(until) => self.validity.set(until),
             Output::Tell(event) => self.tell(event),

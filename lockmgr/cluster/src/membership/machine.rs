@@ -124,11 +124,13 @@ pub(crate) enum Output {
         state: MemberState,
     },
     HoldLife,
-    /// Exchange messages with this member from now on.
+    /// Messages for this member are taken from now on...
     Open {
         member: Member,
         address: String,
     },
+    /// ...and exchanged with it from now on.
+    Connect(Member),
     Close(Member),
     /// The own lease holds until then; 0: not now.
     ValidUntil(Ms),
@@ -491,11 +493,12 @@ impl Machine {
             if !peer.up && peer.record.state != MemberState::Joining {
                 peer.up = true;
                 self.members_changed = now;
-                out.push(Output::Tell(ClusterEvent::NodeUp(*member)));
                 out.push(Output::Open {
                     member: *member,
                     address: peer.record.advertise.clone(),
                 });
+                out.push(Output::Tell(ClusterEvent::NodeUp(*member)));
+                out.push(Output::Connect(*member));
             }
         }
     }

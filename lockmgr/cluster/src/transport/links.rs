@@ -110,10 +110,17 @@ impl Links {
         links
     }
 
-    /// A member takes part from now on. Idempotent.
+    /// Messages for a member are taken from now on, but none are exchanged before [`Self::connect`]. Idempotent.
     pub(crate) fn open(&self, member: Member, address: &str) {
         if let std::collections::hash_map::Entry::Vacant(entry) = self.peers.write().entry(member) {
-            entry.insert(PeerLink::start(&self.shared, member, address.to_owned()));
+            entry.insert(PeerLink::new(&self.shared, member, address.to_owned()));
+        }
+    }
+
+    /// The member was announced: messages go and come from now on.
+    pub(crate) fn connect(&self, member: Member) {
+        if let Some(peer) = self.peer(member) {
+            peer.start();
         }
     }
 

@@ -53,14 +53,22 @@ pub(super) struct Inner {
     greeting: bool,
 }
 
+/// Whether what comes from the peer is handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Delivery {
+    /// The peer is not announced yet: nothing is taken from it.
+    NotYet,
+    Open,
+    Closed,
+}
+
 /// See the module's head.
 pub(crate) struct PeerLink {
     pub(super) shared: Arc<Shared>,
     pub(super) member: Member,
     address: String,
     pub(super) inner: Mutex<Inner>,
-    /// True once closed.
-    delivery: Mutex<bool>,
+    delivery: Mutex<Delivery>,
     /// For the writer: there is something to send.
     pub(super) wake: Notify,
     /// For the driver: the connection came or went.
@@ -69,8 +77,8 @@ pub(crate) struct PeerLink {
 }
 
 impl PeerLink {
-    pub(super) fn start(shared: &Arc<Shared>, member: Member, address: String) -> Arc<Self> {
-        let peer = Arc::new(Self {
+    pub(super) fn new(shared: &Arc<Shared>, member: Member, address: String) -> Arc<Self> {
+        Arc::new(Self {
             shared: Arc::clone(shared),
             member,
             address,
@@ -82,24 +90,34 @@ impl PeerLink {
                 relaying: false,
                 greeting: false,
             }),
-            delivery: Mutex::new(false),
+            delivery: Mutex::new(Delivery::NotYet),
             wake: Notify::new(),
             rewired: Notify::new(),
             closed: shared.stopped.child_token(),
-        });
-        let driver = Arc::clone(&peer);
+        })
+    }
+
+    /// The peer is announced: calls it and is called by it from now on. Idempotent.
+    pub(super) fn start(self: &Arc<Self>) {
+        {
+            let mut delivery = self.delivery.lock();
+            if *delivery != Delivery::NotYet {
+                return;
+            }
+            *delivery = Delivery::Open;
+        }
+        let driver = Arc::clone(self);
         tokio::spawn(async move {
             tokio::select! {
                 () = driver.keep_connected() => {}
                 () = driver.closed.cancelled() => {}
             }
         });
-        peer
     }
 
     pub(super) fn close(&self) {
         self.closed.cancel();
-        *self.delivery.lock() = true;
+        *self.delivery.lock() = Delivery::Closed;
         self.inner.lock().current.cancel();
         self.leave_relay();
     }
@@ -116,6 +134,9 @@ impl PeerLink {
 
     /// How far the link is, for a caller; nothing while the own call goes first: of two that call each other the lower wins.
     pub(super) fn may_be_called(&self) -> Option<u64> {
+        if *self.delivery.lock() != Delivery::Open {
+            return None;
+        }
         let inner = self.inner.lock();
         let busy = inner.greeting && self.shared.me < self.member;
         (!busy).then(|| inner.link.received())
@@ -173,8 +194,8 @@ impl PeerLink {
         frames: impl Iterator<Item = Frame>,
         generation: Option<u64>,
     ) -> io::Result<()> {
-        let closed = self.delivery.lock();
-        if *closed {
+        let delivery = self.delivery.lock();
+        if *delivery != Delivery::Open {
             return Ok(());
         }
         let mut messages = Vec::new();

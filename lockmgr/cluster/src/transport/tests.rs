@@ -84,6 +84,7 @@ impl Node {
 
     fn know(&self, other: &Node) {
         self.links.open(other.member, &other.address);
+        self.links.connect(other.member);
     }
 
     fn send(&self, to: &Node, number: u32) {

@@ -265,6 +265,9 @@ impl World {
         let node = &mut self.nodes[node];
         match output {
             Output::Open { member, .. } => {
+                assert!(!node.heard(&ClusterEvent::NodeUp(member)));
+            }
+            Output::Connect(member) => {
                 assert!(node.heard(&ClusterEvent::NodeUp(member)));
                 node.open.push(member);
             }
