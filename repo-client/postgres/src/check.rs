@@ -123,9 +123,11 @@ pub(crate) async fn check(database: &Database, me: Member, repair: bool) -> Resu
             .await
             .map_err(db)?;
     }
-    let mut report = CheckReport::default();
-    report.nodes = count(&mut tx, "SELECT count(*) FROM node").await?;
-    report.versions = count(&mut tx, "SELECT count(*) FROM content").await?;
+    let mut report = CheckReport {
+        nodes: count(&mut tx, "SELECT count(*) FROM node").await?,
+        versions: count(&mut tx, "SELECT count(*) FROM content").await?,
+        ..CheckReport::default()
+    };
     let root = count(
         &mut tx,
         "SELECT count(*) FROM node WHERE id = 1 AND kind = 2",

@@ -426,7 +426,7 @@ async fn nodes_that_change_the_same_folders_at_once_leave_no_contradiction() {
                 if let Ok(found) = found {
                     let content = main_content(found.attributes.id);
                     let base = found.attributes.version.0;
-                    let op = u128::from(n) << 32 | u128::from(round) + 1;
+                    let op = (u128::from(n) << 32) | (u128::from(round) + 1);
                     let _ = commit(&*repo, commit_of(content, base, op, "x")).await;
                     let entry = NameRef {
                         parent: ROOT,

@@ -53,6 +53,6 @@ fn versions(base: &str, last: &str) -> Vec<PathBuf> {
             Some((digits.parse().ok()?, Path::new(base).join(&name).join(last)))
         })
         .collect();
-    found.sort_by(|a, b| b.0.cmp(&a.0));
+    found.sort_by_key(|entry| std::cmp::Reverse(entry.0));
     found.into_iter().map(|(_, path)| path).collect()
 }
