@@ -8,8 +8,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use sluice_lockmgr::{
-    Access, Actor, ByteRange, ClientId, Holder, IoKind, LocalLocks, LockOptions, LockService,
-    MonotonicClock, OpenRequest, Protocol, ResourceId, ShareMode,
+    Access, Actor, Begun, ByteRange, ClientId, GatedLocks, Holder, IoKind, LocalLocks, LockOptions,
+    LockService, MemberId, MonotonicClock, Op, OpenRequest, Opened, Protocol, Residence,
+    ResourceId, ShareMode,
 };
 
 const ROUNDS: u64 = 2_000_000;
@@ -66,6 +67,25 @@ fn open_and_close(locks: &dyn LockService, actor: &Actor, document: u64) {
     }
 }
 
+/// The same at a node of a cluster that is alone on the document.
+fn through_the_gate(actor: &Actor) {
+    let clock = Arc::new(MonotonicClock::default());
+    let locks = GatedLocks::new(LockOptions::default(), clock, MemberId(1), 0);
+    locks.admit(7, Residence::Alone(1), Vec::new());
+    measure("open + close, through the gate", |_| {
+        let access = Access::READ.with(Access::WRITE);
+        let request = OpenRequest::new(ResourceId::main(7), actor.clone(), access);
+        let opened = match locks.begin(&Op::open(request), None) {
+            Ok(Begun::Done(answer)) => answer.opened(),
+            _ => return,
+        };
+        if let Ok(Opened { open, .. }) = opened {
+            let deleting = false;
+            let _ = black_box(locks.begin(&Op::Close { open, deleting }, None));
+        }
+    });
+}
+
 fn main() {
     let locks: Arc<dyn LockService> = Arc::new(LocalLocks::new(
         LockOptions::default(),
@@ -91,6 +111,7 @@ fn main() {
     measure("open + close, a thousand others held", |_| {
         open_and_close(&*locks, &actor, 7_777)
     });
+    through_the_gate(&actor);
     let range = ByteRange::clamped(0, 4096);
     measure("read through an open", |n| {
         if let Some(held) = held.get((n % 1000) as usize) {
