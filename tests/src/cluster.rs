@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use sluice_repo_postgres::server::PostgresServer;
 
-use crate::node::{PASSWORD, Place, TestNode, USER};
+use crate::node::{PASSWORD, Place, Ports, TestNode, USER};
 use crate::wire::Wire;
 
 /// A running cluster. Its parts stop when it is dropped: nodes first.
@@ -31,16 +31,21 @@ struct Wires {
 impl Cluster {
     /// Three nodes that reach each other directly.
     pub fn start() -> anyhow::Result<Cluster> {
-        Cluster::start_with(3, false, "")
+        Cluster::start_with(3, false, "", "")
     }
 
     /// Three nodes whose connections to the database and to each other can be cut.
     pub fn start_wired() -> anyhow::Result<Cluster> {
-        Cluster::start_with(3, true, "")
+        Cluster::start_with(3, true, "", "")
     }
 
-    /// So many nodes, wired or not, with more lines in their configuration files.
-    pub fn start_with(count: usize, wired: bool, extra: &str) -> anyhow::Result<Cluster> {
+    /// So many nodes, wired or not, with more keys of `[node]` and more sections in their configuration files.
+    pub fn start_with(
+        count: usize,
+        wired: bool,
+        node_keys: &str,
+        extra: &str,
+    ) -> anyhow::Result<Cluster> {
         let server = PostgresServer::temporary()?;
         let shared = tempfile::tempdir()?;
         let secret = shared.path().join("secret");
@@ -73,7 +78,7 @@ impl Cluster {
                 name: format!("gw{number}"),
                 metadata: Some(metadata),
                 content: Some(format!("file://{}", content.display())),
-                node_keys: String::new(),
+                node_keys: node_keys.into(),
                 extra: format!(
                     "[cluster]\nlisten = \"{listen}\"\nadvertise = \"{advertise}\"\nsecret_file = \"{}\"\n{extra}",
                     secret.display()
@@ -86,6 +91,24 @@ impl Cluster {
             cluster.nodes.push(node);
         }
         Ok(cluster)
+    }
+
+    /// The cluster as one node: each protocol through another one.
+    #[must_use]
+    pub fn as_one(mut self) -> TestNode {
+        let first = self.nodes.remove(0);
+        let ports = Ports {
+            nfs: self
+                .nodes
+                .first()
+                .map_or(first.ports.nfs, |node| node.ports.nfs),
+            ftp: self
+                .nodes
+                .last()
+                .map_or(first.ports.ftp, |node| node.ports.ftp),
+            ..first.ports
+        };
+        first.with(ports, self)
     }
 
     /// A node, from 0.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 
 use crate::clients::{ftp::FtpClient, nfs3::Nfs3Client, smb::SmbClient};
+use crate::cluster::Cluster;
 
 /// The user that every test node has.
 pub const USER: &str = "tester";
@@ -19,6 +20,8 @@ pub const PASSWORD: &str = "Passw0rd!";
 pub struct TestNode {
     dir: tempfile::TempDir,
     child: Option<Child>,
+    /// The rest of its cluster, if it stands for one.
+    rest: Option<Box<dyn std::any::Any + Send + Sync>>,
     /// SMB, NFS, FTP and admin ports on 127.0.0.1.
     pub ports: Ports,
 }
@@ -107,6 +110,9 @@ impl TestNode {
         content: Option<&str>,
         extra: &str,
     ) -> anyhow::Result<TestNode> {
+        if content.is_none() && std::env::var_os("SLUICE_TEST_CLUSTER").is_some() {
+            return Ok(Cluster::start_with(3, false, node_keys, extra)?.as_one());
+        }
         let node = TestNode::start_at(&Place {
             name: "t1".into(),
             metadata: None,
@@ -148,6 +154,7 @@ impl TestNode {
         let mut node = TestNode {
             dir,
             child: None,
+            rest: None,
             ports,
         };
         node.spawn()?;
@@ -157,6 +164,18 @@ impl TestNode {
     /// Starts a fresh node.
     pub fn start() -> anyhow::Result<TestNode> {
         TestNode::start_with("")
+    }
+
+    /// This node stands for a cluster: SMB and administration through it, NFS and FTP through others, so that every story
+    /// between protocols is one between nodes.
+    pub(crate) fn with(
+        mut self,
+        others: Ports,
+        rest: impl std::any::Any + Send + Sync,
+    ) -> TestNode {
+        self.ports = others;
+        self.rest = Some(Box::new(rest));
+        self
     }
 
     /// The scratch folder.

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use parking_lot::Mutex;
 use sluice_config::{Cluster as ClusterSettings, MetadataUri, Settings};
-use sluice_lockmgr::{LockService, MonotonicClock};
+use sluice_lockmgr::{EpochRegistry, LockService, MemberRecord, MemberState, MonotonicClock};
 use sluice_lockmgr_cluster::locks::{ClusterLocks, ClusterOptions};
 use sluice_lockmgr_cluster::membership::{Cluster, JoinOptions};
 use sluice_lockmgr_cluster::transport::handshake::{Authenticator, ClusterSecret};
@@ -18,6 +18,9 @@ use super::{ClusterView, open_database, read_secret};
 
 /// How long a leaving node tries to give its shards away; the others take them over anyway.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Pause between two looks at who else is leaving.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// What outlives a lost membership: the database, the listening socket, the secret.
 pub struct Seat {
@@ -188,16 +191,32 @@ impl Life {
         self.cluster.drained().await;
     }
 
-    /// Gives the shards to others, if there are others.
+    /// Gives the shards to others, as long as there are others who stay.
     pub async fn give_away(&self) {
         if self.cluster.status().peers.is_empty() {
             return;
         }
-        if tokio::time::timeout(DRAIN_PATIENCE, self.cluster.drain())
-            .await
-            .is_err()
-        {
-            tracing::warn!("not all shards could be given away in time; the others take them over");
+        tokio::select! {
+            () = self.cluster.drain() => {}
+            () = self.alone() => {}
+            () = tokio::time::sleep(DRAIN_PATIENCE) => {
+                tracing::warn!("not all shards could be given away in time; the others take them over");
+            }
+        }
+    }
+
+    /// Returns when no other member is going to stay: nobody would take anything.
+    async fn alone(&self) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let Ok(list) = self.registry.members().await else {
+                continue;
+            };
+            let stays =
+                |row: &MemberRecord| row.member != self.member() && row.state == MemberState::Live;
+            if !list.members.iter().any(stays) {
+                return;
+            }
         }
     }
 
