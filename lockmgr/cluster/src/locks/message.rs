@@ -57,8 +57,10 @@ impl Call {
 /// The answer.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Reply {
-    /// It is done; or: there was something, it was there.
+    /// It is done; or: it was there.
     Done(bool),
+    /// To `Settle`: whether there was something, and of which documents it is not known.
+    Settled { some: bool, unknown: Vec<u64> },
     /// To `List`.
     Entries(Vec<Entry>),
 }

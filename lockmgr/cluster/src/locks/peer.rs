@@ -1,6 +1,7 @@
 //! Messages to and from other nodes: sending, questions and answers, and what is not a token machine's matter.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use sluice_lockmgr::{
@@ -13,6 +14,9 @@ use super::message::{Call, PeerMessage, Reply};
 use super::sinks::StandIn;
 use crate::core::Event;
 use crate::transport::SendError;
+
+/// How long to wait before documents whose coordinator is not known are asked about again.
+const SETTLE_AGAIN: Duration = Duration::from_millis(10);
 
 /// A question on its way.
 pub(super) struct Called {
@@ -109,12 +113,13 @@ impl Inner {
             Call::Settle { documents, holder } => {
                 let inner = Arc::clone(self);
                 self.runtime.spawn(async move {
-                    let done = if holder {
+                    let Settled { some, unknown } = if holder {
                         inner.settle_here(&documents).await
                     } else {
                         inner.settle_held(&documents).await
                     };
-                    inner.send(from, &PeerMessage::Reply(number, Reply::Done(done)));
+                    let reply = Reply::Settled { some, unknown };
+                    inner.send(from, &PeerMessage::Reply(number, reply));
                 });
             }
         }
@@ -162,65 +167,100 @@ impl Inner {
 
     // ---- changes that are acknowledged and not committed ----
 
-    /// Asks those who coordinate the documents.
+    /// Asks those who coordinate the documents, until each is known to have nothing uncommitted.
     pub(super) async fn settle_all(self: &Arc<Self>, documents: &[u64]) -> bool {
+        let mut settled = self.settle_once(documents).await;
+        while !settled.unknown.is_empty() && !self.is_lost() && !self.is_stopping() {
+            // Their shard is being taken over.
+            tokio::time::sleep(SETTLE_AGAIN).await;
+            let unknown = std::mem::take(&mut settled.unknown);
+            settled.add(self.settle_once(&unknown).await);
+        }
+        settled.some
+    }
+
+    async fn settle_once(self: &Arc<Self>, documents: &[u64]) -> Settled {
+        let mut settled = Settled::default();
         let mut by_owner: Vec<(Member, Vec<u64>)> = Vec::new();
         for document in documents {
             let decided = self.machines.look(*document, |machine| {
                 (machine.decides(*document), machine.owner(*document))
             });
             match decided {
-                (true, _) | (false, None) => {}
+                (true, _) => {}
+                (false, None) => settled.unknown.push(*document),
                 (false, Some((owner, _))) => sort_in(&mut by_owner, owner, *document),
             }
         }
-        let mut some = false;
         for (owner, documents) in by_owner {
-            some |= if owner == self.me {
+            settled.add(if owner == self.me {
                 self.settle_held(&documents).await
             } else {
                 let holder = false;
                 self.settle_at(owner, documents, holder).await
-            };
+            });
         }
-        some
+        settled
     }
 
     /// At the coordinator: asks those who are alone on them.
-    async fn settle_held(self: &Arc<Self>, documents: &[u64]) -> bool {
+    async fn settle_held(self: &Arc<Self>, documents: &[u64]) -> Settled {
+        let mut settled = Settled::default();
         let mut by_holder: Vec<(Member, Vec<u64>)> = Vec::new();
         for document in documents {
-            let held = self.machines.look(*document, |m| m.holder(*document));
-            if let Ok(Some(holder)) = held {
-                sort_in(&mut by_holder, holder, *document);
+            match self.machines.look(*document, |m| m.holder(*document)) {
+                Ok(Some(holder)) => sort_in(&mut by_holder, holder, *document),
+                Ok(None) => {}
+                Err(_) => settled.unknown.push(*document),
             }
         }
-        let mut some = false;
         for (holder, documents) in by_holder {
-            some |= if holder == self.me {
+            settled.add(if holder == self.me {
                 self.settle_here(&documents).await
             } else {
                 self.settle_at(holder, documents, true).await
-            };
+            });
         }
-        some
+        settled
     }
 
-    async fn settle_at(&self, to: Member, documents: Vec<u64>, holder: bool) -> bool {
-        let call = Call::Settle { documents, holder };
-        matches!(self.question(to, call).await, Some(Reply::Done(true)))
-    }
-
-    async fn settle_here(&self, documents: &[u64]) -> bool {
-        let Some(host) = self.host.get() else {
-            return false;
+    async fn settle_at(&self, to: Member, documents: Vec<u64>, holder: bool) -> Settled {
+        let call = Call::Settle {
+            documents: documents.clone(),
+            holder,
         };
-        let mut some = false;
-        for document in documents {
-            // What it has just committed counts too: whoever asks may have read before that.
-            some |= host.settle(*document).await;
+        match self.question(to, call).await {
+            Some(Reply::Settled { some, unknown }) => Settled { some, unknown },
+            _ => Settled {
+                some: false,
+                unknown: documents,
+            },
         }
-        some
+    }
+
+    async fn settle_here(&self, documents: &[u64]) -> Settled {
+        let mut settled = Settled::default();
+        if let Some(host) = self.host.get() {
+            for document in documents {
+                // What it has just committed counts too: whoever asks may have read before that.
+                settled.some |= host.settle(*document).await;
+            }
+        }
+        settled
+    }
+}
+
+/// What became of documents that were to be settled.
+#[derive(Default)]
+struct Settled {
+    some: bool,
+    unknown: Vec<u64>,
+}
+
+impl Settled {
+    fn add(&mut self, more: Settled) {
+        self.some |= more.some;
+        self.unknown.extend(more.unknown);
     }
 }
 

@@ -68,7 +68,7 @@ async fn open_and_close(
     let Ok(opened) = locks.open(request).await else {
         return;
     };
-    let _life = Life {
+    let life = Life {
         duty: Some(Duty::Close(opened.open)),
         held: Some(Held::take(&holders, document, (at, client))),
         locks,
@@ -76,6 +76,7 @@ async fn open_and_close(
     for _ in 0..work {
         tokio::task::yield_now().await;
     }
+    drop(life);
 }
 
 /// The same with a byte range of an NFS client.

@@ -1,11 +1,15 @@
 //! Stories of the whole service that no scenario file tells: nodes that die, calls that are given up, freezes.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
+use parking_lot::Mutex;
 use sluice_lockmgr::{
-    Access, Denial, LockService, OnConflict, OpenRequest, Opened, Protocol, ResourceId, ShareMode,
+    Access, BreakAck, BreakNotice, CacheRequest, CacheSink, Closed, Denial, GrantKey, LockHost,
+    LockService, Note, OnConflict, OpenRef, OpenRequest, Opened, OplockLevel, Protocol, ResourceId,
+    RevokeReason, ShareMode,
 };
 use sluice_lockmgr_cluster::membership::{ClusterEvent, ClusterHandler};
 
@@ -192,4 +196,128 @@ async fn a_lost_node_answers_that_it_is_lost() {
     let fence = c.nodes[1].locks.fence(DOCUMENT).await;
     assert!(matches!(fence, Err(Denial::NodeLost)));
     assert_eq!(Arc::strong_count(&c.nodes[1].peers), 2);
+}
+
+/// A file layer with something uncommitted.
+#[derive(Default)]
+struct Host {
+    uncommitted: AtomicBool,
+    surrendered: AtomicU64,
+    notes: AtomicU64,
+}
+
+#[async_trait]
+impl LockHost for Host {
+    async fn surrender(&self, _: u64) {
+        self.surrendered.fetch_add(1, Ordering::SeqCst);
+        self.uncommitted.store(false, Ordering::SeqCst);
+    }
+    async fn settle(&self, _: u64) -> bool {
+        self.uncommitted.swap(false, Ordering::SeqCst)
+    }
+    fn noted(&self, _: Note) {
+        self.notes.fetch_add(1, Ordering::SeqCst);
+    }
+    fn has_uncommitted(&self, _: u64) -> bool {
+        self.uncommitted.load(Ordering::SeqCst)
+    }
+    async fn frozen(&self, _: bool) {}
+}
+
+#[tokio::test]
+async fn what_a_holder_has_not_committed_is_committed_before_others_act_or_look() {
+    let mut c = cluster();
+    let host = Arc::new(Host::default());
+    c.nodes[1]
+        .locks
+        .attach(Arc::clone(&host) as Arc<dyn LockHost>);
+    let share = ShareMode::ALL;
+    let first = open(&mut c, 1, request(1, 1, Access::WRITE, share)).await;
+    first.expect("an answer").expect("granted");
+    host.uncommitted.store(true, Ordering::SeqCst);
+    let locks = c.nodes[2].locks.clone();
+    let settled = c.run(async move { locks.settle(&[DOCUMENT]).await }).await;
+    assert_eq!(settled, Some(true), "there was something");
+    assert!(!host.uncommitted.load(Ordering::SeqCst));
+    assert!(
+        c.nodes[1].locks.residence(DOCUMENT).is_some(),
+        "it keeps on"
+    );
+    host.uncommitted.store(true, Ordering::SeqCst);
+    let second = open(&mut c, 2, request(2, 2, Access::READ, share)).await;
+    second.expect("an answer").expect("granted");
+    assert_eq!(host.surrendered.load(Ordering::SeqCst), 1);
+    assert!(!host.uncommitted.load(Ordering::SeqCst));
+}
+
+#[tokio::test]
+async fn a_note_reaches_every_live_node_and_a_dead_one_is_not_waited_for() {
+    let mut c = cluster();
+    let hosts: Vec<Arc<Host>> = (0..3).map(|_| Arc::new(Host::default())).collect();
+    for (node, host) in c.nodes.iter().zip(&hosts) {
+        node.locks.attach(Arc::clone(host) as Arc<dyn LockHost>);
+    }
+    let locks = c.nodes[0].locks.clone();
+    let told = c.run(async move { locks.announce_all(Note::RecordsChanged).await });
+    assert!(told.await.is_some());
+    let noted = |host: &Host| host.notes.load(Ordering::SeqCst);
+    assert_eq!(
+        hosts.iter().map(|h| noted(h)).collect::<Vec<_>>(),
+        [0, 1, 1]
+    );
+    let locks = c.nodes[0].locks.clone();
+    let task = tokio::spawn(async move { locks.announce_all(Note::RecordsChanged).await });
+    tokio::task::yield_now().await;
+    c.kill(2);
+    c.settle().await;
+    assert!(task.is_finished());
+    assert_eq!(noted(&hosts[1]), 2);
+}
+
+#[tokio::test]
+async fn a_break_is_told_on_the_clients_node_and_answered_there() {
+    let mut c = cluster();
+    let told = Arc::new(Breaks::default());
+    let mut cached = request(1, 1, Access::READ.with(Access::WRITE), ShareMode::ALL);
+    cached.cache = CacheRequest::Oplock(OplockLevel::Batch);
+    cached.sink = Some(Arc::clone(&told) as Arc<dyn CacheSink>);
+    let first = open(&mut c, 1, cached).await.expect("an answer");
+    let first = first.expect("granted").open;
+    let locks = c.nodes[2].locks.clone();
+    let wanted = request(2, 2, Access::READ, ShareMode::ALL);
+    let task = tokio::spawn(async move { locks.open(wanted).await });
+    c.settle().await;
+    assert!(!task.is_finished(), "waits for the answer");
+    let notice = told.0.lock().pop().expect("told");
+    assert_eq!(notice.grant, GrantKey::Oplock(first.id));
+    let locks = c.nodes[1].locks.clone();
+    let state = notice.to;
+    let ack = BreakAck::Oplock { open: first, state };
+    let kept = c
+        .run(async move { locks.acknowledge_break(ack).await })
+        .await;
+    assert_eq!(kept, Some(Ok(state)));
+    c.settle().await;
+    task.await.expect("no panic").expect("granted");
+    // By force, from a third node.
+    let locks = c.nodes[0].locks.clone();
+    let id = first.id;
+    assert_eq!(
+        c.run(async move { locks.force_release(id).await }).await,
+        Some(true)
+    );
+    assert_eq!(told.1.load(Ordering::SeqCst), 1, "its client is told");
+}
+
+#[derive(Default)]
+struct Breaks(Mutex<Vec<BreakNotice>>, AtomicU64);
+
+impl CacheSink for Breaks {
+    fn on_break(&self, notice: &BreakNotice) {
+        self.0.lock().push(notice.clone());
+    }
+    fn on_revoked(&self, _: OpenRef, _: RevokeReason, _: Closed) {
+        self.1.fetch_add(1, Ordering::SeqCst);
+    }
+    fn on_cache_revoked(&self, _: ResourceId, _: GrantKey, _: RevokeReason) {}
 }
