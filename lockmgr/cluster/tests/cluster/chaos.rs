@@ -170,7 +170,7 @@ impl Chaos {
         let locks = self.cluster.nodes[at].locks.clone();
         let (holders, work) = (Arc::clone(&self.holders), self.random(12));
         // Opens and ranges on documents of their own: an open to itself refuses ranges, but not the other way round.
-        let task = if document % 2 == 0 {
+        let task = if document.is_multiple_of(2) {
             tokio::spawn(open_and_close(locks, holders, document, who, work))
         } else {
             tokio::spawn(lock_and_unlock(locks, holders, document, who, work))
