@@ -6,6 +6,7 @@ mod ftp_two_uploads;
 mod names_and_views;
 mod nfs_two_writers;
 mod policy_deny_and_fork;
+mod share_quota;
 mod smb_deny_write;
 mod smb_lease_broken_by_nfs;
 mod smb_range_lock;

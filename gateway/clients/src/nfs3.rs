@@ -264,6 +264,16 @@ impl Nfs3Client {
         })
     }
 
+    /// FSSTAT: bytes in all and bytes free.
+    pub fn room(&mut self, root: &[u8]) -> anyhow::Result<(u64, u64)> {
+        let reply = self.call(18, &[&opaque(root)])?;
+        let mut xdr = Xdr(&reply);
+        let status = xdr.u32()?;
+        ensure!(status == 0, "FSSTAT: status {status}");
+        xdr.post_attributes()?;
+        Ok((xdr.u64()?, xdr.u64()?))
+    }
+
     /// Sends an unchecked CREATE with mode 0644.
     pub fn send_create(&mut self, dir: &[u8], name: &str) -> anyhow::Result<u32> {
         let mut how = Vec::new();

@@ -28,6 +28,8 @@ pub mod status {
     pub const FILE_LOCK_CONFLICT: u32 = 0xC000_0054;
     /// Lock against a locked range.
     pub const LOCK_NOT_GRANTED: u32 = 0xC000_0055;
+    /// No room, in the store or under the share's quota.
+    pub const DISK_FULL: u32 = 0xC000_007F;
     /// Wrong password.
     pub const LOGON_FAILURE: u32 = 0xC000_006D;
     /// More to say in a login.
@@ -46,6 +48,7 @@ mod command {
     pub const WRITE: u16 = 9;
     pub const LOCK: u16 = 10;
     pub const QUERY_DIRECTORY: u16 = 14;
+    pub const QUERY_INFO: u16 = 16;
     pub const SET_INFO: u16 = 17;
     pub const OPLOCK_BREAK: u16 = 18;
 }
@@ -587,6 +590,26 @@ impl SmbClient {
         }
         self.close(dir)?;
         Ok((entries, bytes))
+    }
+
+    /// Bytes in all and bytes free, as the share shows them (FileFsSizeInformation).
+    pub fn room(&mut self, file: File) -> anyhow::Result<(u64, u64)> {
+        let mut body = words(&[41]);
+        body.extend([2, 3]);
+        body.extend(64_u32.to_le_bytes());
+        body.extend([0; 16]);
+        body.extend(file.id);
+        let id = self.send(command::QUERY_INFO, &body, &[0])?;
+        let reply = self.receive(id)?;
+        ensure!(reply.status == 0, "NTSTATUS {:#010x}", reply.status);
+        let at = (u16_at(&reply.body, 2) as usize).saturating_sub(64);
+        ensure!(reply.body.len() >= at + 24, "a short answer");
+        let unit =
+            u64::from(u32_at(&reply.body, at + 16)) * u64::from(u32_at(&reply.body, at + 20));
+        Ok((
+            u64_at(&reply.body, at) * unit,
+            u64_at(&reply.body, at + 8) * unit,
+        ))
     }
 
     /// Answers an oplock break: the file keeps `level`. Returns the message id.

@@ -256,9 +256,10 @@ impl Charge {
 }
 
 impl Inner {
-    /// The account that growth made through a share is charged to.
+    /// The account that growth made through a share is charged to. The share's record counts as it is now, however old the
+    /// caller's view of it is.
     pub(crate) fn account(&self, share: &Share) -> Option<Arc<Account>> {
-        // Before the lock: most shares have no quota.
-        share.quota.and_then(|_| self.quotas.account(share))
+        let directory = self.records.current();
+        self.quotas.account(directory.share_by_id(share.id)?)
     }
 }

@@ -139,8 +139,9 @@ async fn usage_is_the_same_after_a_restart_and_a_new_quota_holds_at_once() {
     let ftp = world.tree(Protocol::Ftp, 2);
     assert_eq!(store(&ftp, "b", 30_001).await, Err(VfsError::QuotaExceeded));
     limit(&mut world, 2 * LIMIT).await;
-    let ftp = world.tree(Protocol::Ftp, 2);
-    store(&ftp, "b", 130_000).await.expect("fits now");
+    store(&ftp, "b", 130_000)
+        .await
+        .expect("fits now, also for who came in before");
     limit(&mut world, 0).await;
     store(&world.tree(Protocol::Ftp, 2), "c", 10 * LIMIT)
         .await
