@@ -4,7 +4,7 @@
 //! renaming or deleting files is what makes file systems slow. What a crash leaves half-written nobody refers to, and gc deletes it.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, IoSlice, Read, Seek, SeekFrom, Write};
+use std::io::{self, ErrorKind, IoSlice, Write};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
@@ -103,23 +103,32 @@ fn mark_or_read(path: &Path, mark: &[u8]) -> io::Result<Vec<u8>> {
 }
 
 fn read_ranges(path: &Path, ranges: &[(u32, u32)]) -> io::Result<Vec<Bytes>> {
-    let mut file = File::open(path)?;
-    let mut position = 0;
+    let file = File::open(path)?;
     let mut found = Vec::with_capacity(ranges.len());
-    for &(offset, len) in ranges {
-        if position != u64::from(offset) {
-            file.seek(SeekFrom::Start(offset.into()))?;
-        }
-        // Not zeroed first: read_to_end fills spare room.
-        let mut bytes = Vec::with_capacity(len as usize);
-        (&mut file).take(len.into()).read_to_end(&mut bytes)?;
-        if bytes.len() != len as usize {
-            return Err(ErrorKind::UnexpectedEof.into());
-        }
-        position = u64::from(offset) + u64::from(len);
-        found.push(bytes.into());
+    let follows = |a: &(u32, u32), b: &(u32, u32)| a.0.checked_add(a.1) == Some(b.0);
+    // What lies side by side is read at once.
+    for run in ranges.chunk_by(follows) {
+        let len = run.iter().map(|range| range.1 as usize).sum();
+        let start = run.first().map_or(0, |range| u64::from(range.0));
+        let mut bytes = read_at(&file, start, len)?;
+        found.extend(run.iter().map(|range| bytes.split_to(range.1 as usize)));
     }
     Ok(found)
+}
+
+/// Exactly `len` bytes from `start` on, into memory that is not filled with zeros first.
+fn read_at(file: &File, start: u64, len: usize) -> io::Result<Bytes> {
+    let mut bytes: Vec<u8> = Vec::with_capacity(len);
+    while bytes.len() < len {
+        let at = start + bytes.len() as u64;
+        match rustix::io::pread(file, rustix::buffer::spare_capacity(&mut bytes), at) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    bytes.truncate(len);
+    Ok(bytes.into())
 }
 
 fn list(root: &Path) -> io::Result<Vec<(ObjectId, u64)>> {
