@@ -35,16 +35,17 @@ fn main() -> anyhow::Result<()> {
         .collect();
     println!(
         "Durability: every write is durable before its last reply on this gateway; SMB clients FLUSH before CLOSE and NFS clients COMMIT, on both sides.\n\
-         vsftpd syncs nothing at all.\n"
+         vsftpd syncs nothing at all, and no peer syncs a rename: `+sync` is the peer with a helper that syncs file and folder after each.\n"
     );
     println!(
-        "{:<26} {:<9} {:>14} {:>9} {:>9} {:>12} {:>7}",
+        "{:<26} {:<12} {:>14} {:>9} {:>9} {:>12} {:>7}",
         "case", "server", "rate", "p50 us", "p99 us", "CPU us/op", "ratio"
     );
     for case in &cases {
         let rivals: Vec<&Server> = servers
             .iter()
             .filter(|server| server.speaks(case.protocol))
+            .filter(|server| server.synced_in.is_none() || case.peers_skip_sync())
             .collect();
         let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); rivals.len()];
         for round in 0..rounds {
@@ -82,7 +83,7 @@ fn report(case: &Case, rivals: &[&Server], samples: &[Vec<Sample>]) {
         let unit = if case.counts_bytes() { "MiB/s" } else { "/s" };
         let ratio = ours / rate(samples);
         println!(
-            "{:<26} {:<9} {:>8.0} {:<5} {:>9.0} {:>9.0} {:>12.1} {:>7}",
+            "{:<26} {:<12} {:>8.0} {:<5} {:>9.0} {:>9.0} {:>12.1} {:>7}",
             case.title(),
             server.name,
             rate(samples),

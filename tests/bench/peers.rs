@@ -1,7 +1,7 @@
 //! The servers under load: this gateway and the peers from Debian, started and stopped here, all on loopback.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -34,11 +34,15 @@ pub struct Server {
     pub password: String,
     /// AUTH_SYS uid.
     pub uid: u32,
+    /// The folder on disk where an operator's helper would sync what this peer has answered without a sync.
+    pub synced_in: Option<PathBuf>,
     pid: u32,
     _process: Process,
 }
 
 enum Process {
+    /// Another entry's.
+    Shared,
     Own(Box<TestNode>),
     /// The folder goes when the peer has stopped.
     Peer(
@@ -55,6 +59,7 @@ impl Drop for Process {
                     eprintln!("the node did not stop well: {error}");
                 }
             }
+            Process::Shared => {}
             Process::Peer(child, _) => {
                 // The peer's children end with it; a failure leaves nothing to do here.
                 let _ = Command::new("kill").arg(child.id().to_string()).status();
@@ -106,6 +111,28 @@ impl Server {
         }
     }
 
+    /// The same peer, with a helper that syncs file and folder after each operation, so that its answers are as durable as this gateway's.
+    fn with_sync(&self, docs: PathBuf) -> Server {
+        Server {
+            name: match self.name {
+                "smbd" => "smbd+sync",
+                "ganesha" => "ganesha+sync",
+                _ => "vsftpd+sync",
+            },
+            smb: self.smb.clone(),
+            nfs: self.nfs.clone(),
+            nfs_mount: self.nfs_mount.clone(),
+            ftp: self.ftp.clone(),
+            ftp_root: self.ftp_root.clone(),
+            user: self.user.clone(),
+            password: self.password.clone(),
+            uid: self.uid,
+            synced_in: Some(docs),
+            pid: self.pid,
+            _process: Process::Shared,
+        }
+    }
+
     /// CPU time used so far by the process and its children.
     pub fn cpu(&self) -> Duration {
         let mut total = ticks(self.pid);
@@ -120,12 +147,15 @@ impl Server {
         let mut servers = vec![own()?];
         make_user()?;
         for (name, start) in [
-            ("smbd", smbd as fn() -> anyhow::Result<Server>),
+            ("smbd", smbd as fn() -> anyhow::Result<(Server, PathBuf)>),
             ("ganesha", ganesha),
             ("vsftpd", vsftpd),
         ] {
             match start() {
-                Ok(server) => servers.push(server),
+                Ok((server, docs)) => {
+                    let synced = server.with_sync(docs);
+                    servers.extend([server, synced]);
+                }
                 Err(error) => println!("without {name}: {error:#}"),
             }
         }
@@ -146,6 +176,7 @@ fn own() -> anyhow::Result<Server> {
         user: USER.into(),
         password: PASSWORD.into(),
         uid: 1000,
+        synced_in: None,
         pid: node.pid(),
         _process: Process::Own(Box::new(node)),
     })
@@ -203,12 +234,13 @@ fn peer(
         user: PEER_USER.into(),
         password: PEER_PASSWORD.into(),
         uid: 0,
+        synced_in: None,
         pid,
         _process: process,
     })
 }
 
-fn smbd() -> anyhow::Result<Server> {
+fn smbd() -> anyhow::Result<(Server, PathBuf)> {
     let dir = scratch()?;
     let base = dir.path().to_owned();
     for sub in ["lock", "state", "cache", "private", "pid", "ncalrpc", "log"] {
@@ -235,10 +267,10 @@ fn smbd() -> anyhow::Result<Server> {
         .args(["-F", "--no-process-group"]);
     let mut server = peer("smbd", dir, command, 14446)?;
     server.smb = Some("127.0.0.1:14446".into());
-    Ok(server)
+    Ok((server, base.join("docs")))
 }
 
-fn ganesha() -> anyhow::Result<Server> {
+fn ganesha() -> anyhow::Result<(Server, PathBuf)> {
     let dir = scratch()?;
     let base = dir.path().to_owned();
     let b = base.display();
@@ -261,7 +293,7 @@ fn ganesha() -> anyhow::Result<Server> {
     let mut server = peer("ganesha", dir, command, 12049)?;
     server.nfs = Some("127.0.0.1:12049".into());
     server.nfs_mount = Some(("127.0.0.1:12050".into(), path_text(&export)?));
-    Ok(server)
+    Ok((server, export))
 }
 
 fn path_text(path: &Path) -> anyhow::Result<String> {
@@ -271,7 +303,7 @@ fn path_text(path: &Path) -> anyhow::Result<String> {
         .to_owned())
 }
 
-fn vsftpd() -> anyhow::Result<Server> {
+fn vsftpd() -> anyhow::Result<(Server, PathBuf)> {
     let dir = scratch()?;
     let base = dir.path().to_owned();
     let config = base.join("vsftpd.conf");
@@ -283,9 +315,10 @@ fn vsftpd() -> anyhow::Result<Server> {
     std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o600))?;
     let mut command = Command::new("vsftpd");
     command.arg(&config);
-    let root = path_text(&base.join("docs"))?;
+    let docs = base.join("docs");
+    let root = path_text(&docs)?;
     let mut server = peer("vsftpd", dir, command, 12121)?;
     server.ftp = Some("127.0.0.1:12121".into());
     server.ftp_root = root;
-    Ok(server)
+    Ok((server, docs))
 }

@@ -6,7 +6,10 @@ use anyhow::{Context, ensure};
 use sluice_tests::clients::ftp::FtpClient;
 use sluice_tests::clients::nfs3::{Handle, Nfs3Client, Stable};
 use sluice_tests::clients::smb::{Cache, SmbClient, access, disposition, share};
+use std::collections::VecDeque;
+use std::fs::File;
 use std::io::{Read, Write};
+use std::path::Path;
 
 use crate::peers::Server;
 
@@ -118,9 +121,22 @@ impl Case {
         matches!(self.job, Job::WriteLarge(_) | Job::ReadLarge(_))
     }
 
+    /// Whether the peers answer this before it is durable.
+    pub fn peers_skip_sync(&self) -> bool {
+        match self.job {
+            Job::Rename => true,
+            Job::Upload(_) | Job::WriteLarge(_) => self.protocol == Protocol::Ftp,
+            Job::Open | Job::List(_) | Job::ReadLarge(_) => false,
+        }
+    }
+
     /// Prepares, runs and measures once; names differ in each round so that nothing is found there.
     pub fn run(&self, server: &Server, round: usize) -> anyhow::Result<Sample> {
-        let label = format!("{}-{round}", self.title().replace(' ', "-"));
+        let label = format!(
+            "{}-{round}{}",
+            self.title().replace(' ', "-"),
+            if server.synced_in.is_some() { "s" } else { "" }
+        );
         let mut clients = (0..self.connections)
             .map(|_| Client::connect(self.protocol, server))
             .collect::<anyhow::Result<Vec<_>>>()?;
@@ -131,12 +147,14 @@ impl Case {
         }
         self.prepare(&mut clients)?;
         let each = self.operations.div_ceil(self.connections);
+        let synced_in = server.synced_in.as_ref().map(|docs| docs.join(&folder));
+        let synced_in = synced_in.as_deref();
         let (cpu, begin) = (server.cpu(), Instant::now());
         let times = std::thread::scope(|scope| {
             let threads: Vec<_> = clients
                 .iter_mut()
                 .enumerate()
-                .map(|(at, client)| scope.spawn(move || self.repeat(client, at, each)))
+                .map(|(at, client)| scope.spawn(move || self.repeat(client, at, each, synced_in)))
                 .collect();
             threads
                 .into_iter()
@@ -181,7 +199,13 @@ impl Case {
         Ok(())
     }
 
-    fn repeat(&self, client: &mut Client, at: usize, each: usize) -> anyhow::Result<Vec<Duration>> {
+    fn repeat(
+        &self,
+        client: &mut Client,
+        at: usize,
+        each: usize,
+        synced_in: Option<&Path>,
+    ) -> anyhow::Result<Vec<Duration>> {
         let content = match self.job {
             Job::Upload(bytes) => vec![7; bytes],
             _ => Vec::new(),
@@ -200,6 +224,14 @@ impl Case {
                     Job::WriteLarge(bytes) => client.write_large("large", bytes)?,
                     Job::ReadLarge(bytes) => client.read_large("large", bytes)?,
                 }
+                if let Some(folder) = synced_in {
+                    match self.job {
+                        Job::Upload(_) => File::open(folder.join(name(at, n)))?.sync_all()?,
+                        Job::WriteLarge(_) => File::open(folder.join("large"))?.sync_all()?,
+                        _ => {}
+                    }
+                    File::open(folder)?.sync_all()?;
+                }
                 Ok(begin.elapsed())
             })
             .collect()
@@ -212,6 +244,25 @@ fn name(client: usize, n: usize) -> String {
 
 const BLOCK: usize = 1 << 20;
 const WINDOW: usize = 8;
+
+/// Sends a request for each block of `bytes`, at most [`WINDOW`] of them without an answer.
+fn windowed<C, I>(
+    client: &mut C,
+    bytes: usize,
+    mut send: impl FnMut(&mut C, u64) -> anyhow::Result<I>,
+    mut receive: impl FnMut(&mut C, I) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let mut sent = VecDeque::with_capacity(WINDOW);
+    for n in 0..bytes / BLOCK {
+        if sent.len() == WINDOW
+            && let Some(oldest) = sent.pop_front()
+        {
+            receive(client, oldest)?;
+        }
+        sent.push_back(send(client, (n * BLOCK) as u64)?);
+    }
+    sent.into_iter().try_for_each(|id| receive(client, id))
+}
 
 /// One connection, in one folder.
 enum Client {
@@ -418,17 +469,12 @@ impl Client {
                         Cache::None,
                     )?
                     .map_err(|code| anyhow::anyhow!("create: {code:#x}"))?;
-                let mut sent = std::collections::VecDeque::new();
-                for n in 0..bytes / BLOCK {
-                    if sent.len() == WINDOW {
-                        let id = sent.pop_front().context("window")?;
-                        done(client.receive(id)?.status)?;
-                    }
-                    sent.push_back(client.send_write(file, (n * BLOCK) as u64, &block)?);
-                }
-                for id in sent {
-                    done(client.receive(id)?.status)?;
-                }
+                windowed(
+                    &mut **client,
+                    bytes,
+                    |client, at| client.send_write(file, at, &block),
+                    |client, id| done(client.receive(id)?.status),
+                )?;
                 done(client.flush(file)?)?;
                 done(client.close(file)?)
             }
@@ -436,22 +482,12 @@ impl Client {
                 let file = client
                     .create(dir, name)?
                     .map_err(|code| anyhow::anyhow!("create: {code}"))?;
-                let mut sent = std::collections::VecDeque::new();
-                for n in 0..bytes / BLOCK {
-                    if sent.len() == WINDOW {
-                        let id = sent.pop_front().context("window")?;
-                        done(u32::from_be_bytes(client.receive(id)?[..4].try_into()?))?;
-                    }
-                    sent.push_back(client.send_write(
-                        &file,
-                        (n * BLOCK) as u64,
-                        &block,
-                        Stable::Unstable,
-                    )?);
-                }
-                for id in sent {
-                    done(u32::from_be_bytes(client.receive(id)?[..4].try_into()?))?;
-                }
+                windowed(
+                    &mut **client,
+                    bytes,
+                    |client, at| client.send_write(&file, at, &block, Stable::Unstable),
+                    |client, id| done(u32::from_be_bytes(client.receive(id)?[..4].try_into()?)),
+                )?;
                 client
                     .commit(&file)?
                     .map(drop)
@@ -485,42 +521,32 @@ impl Client {
                         Cache::None,
                     )?
                     .map_err(|code| anyhow::anyhow!("open: {code:#x}"))?;
-                let mut sent = std::collections::VecDeque::new();
-                for n in 0..bytes / BLOCK {
-                    if sent.len() == WINDOW {
-                        let id = sent.pop_front().context("window")?;
-                        client
-                            .read_done(id)?
-                            .map_err(|code| anyhow::anyhow!("read: {code:#x}"))?;
-                    }
-                    sent.push_back(client.send_read(file, (n * BLOCK) as u64, BLOCK as u32)?);
-                }
-                for id in sent {
-                    client
-                        .read_done(id)?
-                        .map_err(|code| anyhow::anyhow!("read: {code:#x}"))?;
-                }
+                windowed(
+                    &mut **client,
+                    bytes,
+                    |client, at| client.send_read(file, at, BLOCK as u32),
+                    |client, id| {
+                        let read = client.read_done(id)?;
+                        read.map(drop)
+                            .map_err(|code| anyhow::anyhow!("read: {code:#x}"))
+                    },
+                )?;
                 done(client.close(file)?)
             }
             Client::Nfs(client, dir) => {
                 let (file, _) = client
                     .lookup(dir, name)?
                     .map_err(|code| anyhow::anyhow!("lookup: {code}"))?;
-                let mut sent = std::collections::VecDeque::new();
-                for n in 0..bytes / BLOCK {
-                    if sent.len() == WINDOW {
-                        let id = sent.pop_front().context("window")?;
-                        client
-                            .read_done(id)?
-                            .map_err(|code| anyhow::anyhow!("read: {code}"))?;
-                    }
-                    sent.push_back(client.send_read(&file, (n * BLOCK) as u64, BLOCK as u32)?);
-                }
-                for id in sent {
-                    client
-                        .read_done(id)?
-                        .map_err(|code| anyhow::anyhow!("read: {code}"))?;
-                }
+                windowed(
+                    &mut **client,
+                    bytes,
+                    |client, at| client.send_read(&file, at, BLOCK as u32),
+                    |client, id| {
+                        let read = client.read_done(id)?;
+                        read.map(drop)
+                            .map_err(|code| anyhow::anyhow!("read: {code}"))
+                    },
+                )?;
                 Ok(())
             }
             Client::Ftp(client, _) => {
