@@ -17,7 +17,7 @@ pub struct Cluster {
     wires: Vec<Wires>,
     /// The database.
     pub server: PostgresServer,
-    _shared: tempfile::TempDir,
+    shared: tempfile::TempDir,
 }
 
 /// Where a node can be cut off.
@@ -54,43 +54,65 @@ impl Cluster {
             nodes: Vec::new(),
             wires: Vec::new(),
             server,
-            _shared: shared,
+            shared,
         };
         for number in 1..=count {
-            let listen = free_address()?;
-            let mut advertise = listen;
-            let mut metadata = cluster.server.url();
-            if wired {
-                let server = SocketAddr::from(([127, 0, 0, 1], cluster.server.port()));
-                let wires = Wires {
-                    database: Wire::to(server)?,
-                    peers: Wire::to(listen)?,
-                };
-                advertise = wires.peers.address();
-                metadata = metadata.replace(
-                    &format!(":{}/", server.port()),
-                    &format!(":{}/", wires.database.address().port()),
-                );
-                cluster.wires.push(wires);
-            }
-            let content = cluster._shared.path().join("content");
-            let node = TestNode::start_at(&Place {
-                name: format!("gw{number}"),
-                metadata: Some(metadata),
-                content: Some(format!("file://{}", content.display())),
-                node_keys: node_keys.into(),
-                extra: format!(
-                    "[cluster]\nlisten = \"{listen}\"\nadvertise = \"{advertise}\"\nsecret_file = \"{}\"\n{extra}",
-                    secret.display()
-                ),
-            })
-            .with_context(|| format!("node gw{number}"))?;
+            let name = format!("gw{number}");
+            let node = cluster
+                .start_node(&name, &secret, wired, node_keys, extra)
+                .with_context(|| format!("node {name}"))?;
             if number == 1 {
                 node.add_user(USER, PASSWORD, 1000)?;
             }
             cluster.nodes.push(node);
         }
         Ok(cluster)
+    }
+
+    fn start_node(
+        &mut self,
+        name: &str,
+        secret: &std::path::Path,
+        wired: bool,
+        node_keys: &str,
+        extra: &str,
+    ) -> anyhow::Result<TestNode> {
+        let listen = free_address()?;
+        let mut advertise = listen;
+        let mut metadata = self.server.url();
+        if wired {
+            let server = SocketAddr::from(([127, 0, 0, 1], self.server.port()));
+            let wires = Wires {
+                database: Wire::to(server)?,
+                peers: Wire::to(listen)?,
+            };
+            advertise = wires.peers.address();
+            metadata = metadata.replace(
+                &format!(":{}/", server.port()),
+                &format!(":{}/", wires.database.address().port()),
+            );
+            self.wires.push(wires);
+        }
+        TestNode::start_at(&Place {
+            name: name.to_owned(),
+            metadata: Some(metadata),
+            content: Some(format!(
+                "file://{}",
+                self.shared.path().join("content").display()
+            )),
+            node_keys: node_keys.into(),
+            extra: format!(
+                "[cluster]\nlisten = \"{listen}\"\nadvertise = \"{advertise}\"\nsecret_file = \"{}\"\n{extra}",
+                secret.display()
+            ),
+        })
+    }
+
+    /// Tries to start a node on the same database that does not know the cluster's secret.
+    pub fn start_stranger(mut self) -> anyhow::Result<TestNode> {
+        let secret = self.shared.path().join("other");
+        write_private(&secret, "the secret of some other cluster")?;
+        self.start_node("stranger", &secret, false, "", "")
     }
 
     /// The cluster as one node: each protocol through another one.
@@ -141,6 +163,16 @@ impl Cluster {
 
     /// What `sluice nodes` on a node says of another: the state of its latest life.
     pub fn state_of(&self, at: usize, name: &str) -> anyhow::Result<String> {
+        let latest = self.latest(at, name)?;
+        Ok(latest["state"].as_str().unwrap_or("unknown").to_owned())
+    }
+
+    /// The epoch of another node's latest life.
+    pub fn epoch_of(&self, at: usize, name: &str) -> anyhow::Result<u64> {
+        self.latest(at, name)?["epoch"].as_u64().context("an epoch")
+    }
+
+    fn latest(&self, at: usize, name: &str) -> anyhow::Result<serde_json::Value> {
         let text = self.node(at).cli_ok(&["nodes", "--json"], "")?;
         let value: serde_json::Value = serde_json::from_str(&text)?;
         let latest = value
@@ -149,8 +181,7 @@ impl Cluster {
             .iter()
             .filter(|node| node["name"] == name)
             .max_by_key(|node| node["epoch"].as_u64());
-        let state = latest.and_then(|node| node["state"].as_str());
-        Ok(state.unwrap_or("unknown").to_owned())
+        latest.cloned().context("no such node")
     }
 
     /// Waits until a node sees another in a state.

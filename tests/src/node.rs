@@ -243,22 +243,40 @@ impl TestNode {
         Ok(())
     }
 
+    /// Stops it in its tracks (SIGSTOP), as a hung machine would.
+    pub fn pause(&self) -> anyhow::Result<()> {
+        self.signal("-STOP")
+    }
+
+    /// Lets it go on after [`Self::pause`].
+    pub fn go_on(&self) -> anyhow::Result<()> {
+        self.signal("-CONT")
+    }
+
+    fn signal(&self, name: &str) -> anyhow::Result<()> {
+        let pid = self.child.as_ref().context("it does not run")?.id();
+        let sent = Command::new("kill")
+            .args([name, &pid.to_string()])
+            .status()?;
+        ensure!(sent.success(), "kill {name} {pid}");
+        Ok(())
+    }
+
+    /// Waits until it has ended by itself, and well; fails if it takes over 20 s.
+    pub fn wait_for_the_end(&mut self) -> anyhow::Result<()> {
+        let Some(mut child) = self.child.take() else {
+            return Ok(());
+        };
+        ended(&mut child)
+    }
+
     /// Asks it to stop (SIGTERM) and waits; fails if it takes over 20 s.
     pub fn stop(&mut self) -> anyhow::Result<()> {
         let Some(mut child) = self.child.take() else {
             return Ok(());
         };
         Command::new("kill").arg(child.id().to_string()).status()?;
-        let begin = Instant::now();
-        while begin.elapsed() < Duration::from_secs(20) {
-            if let Some(status) = child.try_wait()? {
-                ensure!(status.success(), "it stopped with {status}");
-                return Ok(());
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        child.kill()?;
-        bail!("it did not stop within 20 s")
+        ended(&mut child)
     }
 
     /// Runs a `sluice` command against this node's configuration.
@@ -376,6 +394,20 @@ impl TestNode {
     pub fn ftp(&self) -> anyhow::Result<FtpClient> {
         FtpClient::connect(&format!("127.0.0.1:{}", self.ports.ftp), USER, PASSWORD)
     }
+}
+
+/// Waits for a process that is about to end.
+fn ended(child: &mut Child) -> anyhow::Result<()> {
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(20) {
+        if let Some(status) = child.try_wait()? {
+            ensure!(status.success(), "it stopped with {status}");
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.kill()?;
+    bail!("it did not stop within 20 s")
 }
 
 impl Drop for TestNode {

@@ -433,9 +433,9 @@ impl PostgresServer {
             "ALTER SYSTEM SET synchronous_standby_names = '{names}'"
         ))?;
         self.sql("SELECT pg_reload_conf()")?;
-        let state = if on { "sync" } else { "async" };
+        let wanted = u8::from(on);
         self.until(&format!(
-            "SELECT count(*) FROM pg_stat_replication WHERE sync_state = '{state}'"
+            "SELECT CASE WHEN count(*) = {wanted} THEN 1 ELSE 0 END FROM pg_stat_replication WHERE sync_state = 'sync'"
         ))
     }
 
