@@ -12,7 +12,8 @@
 //! place went along in the [`DocumentState`] and is kept some seconds; asking again by the ticket takes it up, with the
 //! patience that was left. Dropping a [`Waiting`] gives the call up.
 //!
-//! **Freezing** makes every call `NotHere`, `residence` `None` and stops timers, so that nothing is granted.
+//! **Freezing** makes every call `NotHere` and `residence` `None`, stops timers, and keeps what the table has to say until
+//! the node may act again, so that nothing is granted.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::BuildHasherDefault;

@@ -176,7 +176,7 @@ impl Shards {
         let now = self.clock.now();
         let mut state = shard.state.lock();
         let result = work(&mut state, now);
-        let effects = state.table.has_effects() || !state.moved.is_empty();
+        let effects = (state.table.has_effects() || !state.moved.is_empty()) && self.may_tell();
         if effects {
             self.post(shard, &mut state);
         }
@@ -308,8 +308,17 @@ impl Shards {
         self.frozen.load(Ordering::Acquire)
     }
 
+    /// What happens while the node is frozen (somebody gives a wait up, and another's turn comes) is told when it may act
+    /// again.
+    fn may_tell(&self) -> bool {
+        !self.is_frozen() || self.is_stopping()
+    }
+
     pub(crate) fn set_frozen(&self, frozen: bool) {
         self.frozen.store(frozen, Ordering::Release);
+        if !frozen {
+            self.for_each(|_, _| ());
+        }
         self.woken.notify_one();
     }
 
@@ -319,6 +328,10 @@ impl Shards {
 
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
+        if self.is_frozen() {
+            // Nobody may be told any more that something was granted: without an answer a wait ends as if stopped.
+            self.each_state(|state, _| state.waiting.clear());
+        }
         self.for_each(|table, _| table.cancel_all());
         self.woken.notify_one();
     }

@@ -511,6 +511,7 @@ impl LockTable {
             return;
         };
         d.queue.clear();
+        d.doomed.clear();
         let opens: Vec<_> = d.opens.iter().map(|o| (o.id, o.claim.client)).collect();
         for (id, client) in opens {
             if client.member() == me {

@@ -342,6 +342,45 @@ fn a_dead_nodes_opens_give_way_and_a_frozen_node_grants_nothing() {
 }
 
 #[test]
+fn a_turn_that_comes_while_the_node_is_frozen_is_told_afterwards() {
+    let home = node(HOME);
+    home.locks.admit(DOC, Residence::Alone(1), Vec::new());
+    let reader = |client, share| {
+        let mut request = request(HOME, client, share);
+        request.access = Access::READ;
+        request.on_conflict = OnConflict::Wait(None);
+        Op::open(request)
+    };
+    let mut held = request(HOME, 1, ShareMode::ALL);
+    held.access = Access::READ;
+    let _ = opened(home.locks.begin(&Op::open(held), None));
+    let first = waits(home.locks.begin(&waiting(HOME, 2), None));
+    let second = waits(home.locks.begin(&reader(3, ShareMode::ALL), None));
+    let mut second = pin!(second.answer());
+    home.locks.freeze(true);
+    drop(first);
+    assert!(poll(second.as_mut()).is_pending());
+    home.locks.freeze(false);
+    assert!(poll(second).is_ready());
+}
+
+#[test]
+fn a_node_that_is_lost_while_frozen_ends_its_waits_without_a_grant() {
+    let home = node(HOME);
+    home.locks.admit(DOC, Residence::Alone(1), Vec::new());
+    let held = Op::open(request(HOME, 1, ShareMode::NONE));
+    let _ = opened(home.locks.begin(&held, None));
+    let wait = waits(home.locks.begin(&waiting(HOME, 2), None));
+    home.locks.freeze(true);
+    home.locks.drop_member(HOME);
+    home.locks.stop();
+    match poll(pin!(wait.answer())) {
+        Poll::Ready(Ok(answer)) => assert_eq!(answer.opened(), Err(crate::Denial::Stopping)),
+        other => panic!("ended, not {other:?}"),
+    }
+}
+
+#[test]
 fn an_open_granted_to_nobody_is_given_back_wherever_it_is() {
     let (home, other) = (node(HOME), node(OTHER));
     home.locks.admit(DOC, Residence::Alone(1), Vec::new());
