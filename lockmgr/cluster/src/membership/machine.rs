@@ -137,7 +137,7 @@ pub(crate) enum Output {
     Tell(ClusterEvent),
     /// This node takes part now.
     Admitted,
-    /// This node owns no shard any more and is to get none.
+    /// This node owns no shard any more and is to get none, or there is nobody to give them to.
     Drained,
     Alarm(String),
 }
@@ -312,6 +312,7 @@ impl Machine {
                 };
             }
             Input::Link(note) => self.link_note(note),
+            Input::Drain if self.draining => {}
             Input::Drain => out.push(Output::SetState {
                 member: self.me,
                 state: MemberState::Draining,

@@ -163,9 +163,10 @@ impl Machine {
             None => self.draining,
         };
         let mut keepers: Vec<Member> = alive.iter().filter(|m| !draining(m)).copied().collect();
+        let nobody_stays = keepers.is_empty();
         let orphans = plan::orphans(&self.map, &alive);
         if !orphans.is_empty() {
-            if keepers.is_empty() {
+            if nobody_stays {
                 // All are on their way out: somebody must serve until then.
                 keepers.push(self.me);
             }
@@ -188,7 +189,7 @@ impl Machine {
             return;
         }
         self.balanced = true;
-        if self.draining && !self.drained && !self.owns_shards() {
+        if self.draining && !self.drained && (nobody_stays || !self.owns_shards()) {
             self.drained = true;
             out.push(Output::Drained);
         }

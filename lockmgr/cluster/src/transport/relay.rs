@@ -15,8 +15,9 @@ use super::links::{LinkNote, Links};
 use super::peer::{PeerLink, Wire};
 use crate::link::Frame;
 
-/// How long a connection may be gone before the relay is used: an ordinary reconnect is faster.
-const PATIENCE: Duration = Duration::from_millis(150);
+/// How long a connection may be missing before the relay is used: an ordinary connect is faster, also to a member that knows
+/// of us a moment later than we of it.
+const PATIENCE: Duration = Duration::from_millis(400);
 /// The mailbox is looked at so often while it is in use...
 const POLL_IN_USE: Duration = Duration::from_millis(20);
 /// ...and so often otherwise, should a hint get lost.

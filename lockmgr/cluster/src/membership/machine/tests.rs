@@ -578,6 +578,21 @@ async fn a_draining_node_gives_all_its_shards_away_and_says_so() {
 }
 
 #[tokio::test]
+async fn nodes_that_all_drain_at_once_wait_for_nobody() {
+    let mut world = World::with_nodes(&["a", "b"]).await;
+    let now = world.now;
+    for node in 0..2 {
+        for output in world.nodes[node].machine.step(now, Input::Drain) {
+            world.perform(node, output).await;
+        }
+    }
+    world.run(500).await;
+    for node in &world.nodes {
+        assert!(node.others.contains(&Output::Drained));
+    }
+}
+
+#[tokio::test]
 async fn under_random_faults_nobody_acts_fenced_and_the_survivors_share_everything() {
     for seed in 1..=6_u64 {
         let mut dice = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
