@@ -427,6 +427,11 @@ pub trait Repository: Send + Sync {
 
     // Housekeeping
 
+    /// Nodes without a name that whoever unlinked them can't release any more, because it is a member of the cluster no longer.
+    /// Others may have them open: release those that nobody has. A repository of one process deletes them when it is opened.
+    async fn abandoned_orphans(&self) -> Result<Vec<NodeId>> {
+        Ok(Vec::new())
+    }
     /// Nodes that exist.
     async fn node_count(&self) -> Result<u64>;
     /// Objects that no version needs any more and that were given up at least `age_s` seconds ago.

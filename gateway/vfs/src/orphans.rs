@@ -4,6 +4,7 @@
 //! - Who removes a last name holds the document in the lock table, tells all nodes and waits until they know, and only then gives
 //!   it back: no last close can come before its node knows.
 //! - Who opens a document that has no name (by its number) notes it: it may have joined since.
+//! - All nodes that knew of an orphan may be lost: the repository tells those whose maker is a member no longer.
 //! - The node of the last open may be lost: the lock service drops its opens, and a round of any node releases what nobody has
 //!   open at two looks in a row.
 
@@ -38,6 +39,14 @@ impl Orphans {
 
     fn add(&self, node: NodeId) {
         self.0.lock().insert(node, 0);
+    }
+
+    /// Notes those that are not known yet; the others' looks go on counting.
+    fn find(&self, found: &[NodeId]) {
+        let mut orphans = self.0.lock();
+        for node in found {
+            orphans.entry(*node).or_insert(0);
+        }
     }
 
     /// Whoever gets `true` releases it.
@@ -93,6 +102,10 @@ impl Inner {
 
     /// Releases what nobody has open any more although no close said so.
     pub(crate) async fn sweep_orphans(&self) {
+        match self.repo.abandoned_orphans().await {
+            Ok(abandoned) => self.orphans.find(&abandoned),
+            Err(error) => tracing::debug!(%error, "abandoned documents are looked for again later"),
+        }
         let known: Vec<NodeId> = self.orphans.0.lock().keys().copied().collect();
         for node in known {
             let open = self.opens_of(node).await > 0;

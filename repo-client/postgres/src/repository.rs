@@ -83,7 +83,7 @@ pub struct PostgresRepository {
 
 impl PostgresRepository {
     /// Opens the repository. Alone, it deletes the orphans of all earlier runs; as a member it leaves them, because other
-    /// members may have them open (see [`Self::abandoned_orphans`]).
+    /// members may have them open (see [`Repository::abandoned_orphans`]).
     pub async fn open(database: Database, options: Options) -> Result<PostgresRepository> {
         let mut conn = database.connect().await?;
         let me = match options.writer {
@@ -123,12 +123,6 @@ impl PostgresRepository {
             repository.release_abandoned().await?;
         }
         Ok(repository)
-    }
-
-    /// Nodes without a name that nobody's life keeps any more: whoever unlinked them while they were open is gone. Other
-    /// members may have them open still; the caller asks the lock service before it releases one.
-    pub async fn abandoned_orphans(&self) -> Result<Vec<NodeId>> {
-        read::abandoned(&self.readers).await
     }
 
     async fn release_abandoned(&self) -> Result<()> {
@@ -705,6 +699,10 @@ impl Repository for PostgresRepository {
 
     async fn next_counter(&self, key: &str) -> Result<u64> {
         self.counter(format!("setting.{key}")).await
+    }
+
+    async fn abandoned_orphans(&self) -> Result<Vec<NodeId>> {
+        read::abandoned(&self.readers).await
     }
 
     async fn node_count(&self) -> Result<u64> {

@@ -168,6 +168,7 @@ forward! {
     put_setting(key: &str, value: Bytes) -> ();
     setting_or(key: &str, value: Bytes) -> Bytes;
     next_counter(key: &str) -> u64;
+    abandoned_orphans() -> Vec<NodeId>;
     node_count() -> u64;
     garbage(age_s: u64, limit: usize) -> Vec<ObjectId>;
     forget_garbage(objects: Vec<ObjectId>) -> ();
