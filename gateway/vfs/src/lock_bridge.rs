@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use sluice_lockmgr as lm;
-use sluice_repo::{ContentId, NodeId};
+use sluice_repo::{CaseMode, ContentId, NodeId};
 
 use crate::error::{Conflict, ConflictKind, HolderInfo, VfsError};
 use crate::identity::{Caller, Protocol};
@@ -56,7 +56,10 @@ pub(crate) fn main(node: NodeId) -> ContentId {
 
 /// What stands for a name that leads nowhere yet: whoever is about to make it takes this first, so that makers of one
 /// name (an upload among them, which makes it only at its end) meet in the lock table. Node ids never have the top bit.
-pub(crate) fn name_resource(dir: NodeId, name: &str) -> lm::ResourceId {
+/// Names that are one name to anybody (`case` is the share's, not the protocol's) are one here.
+pub(crate) fn name_resource(dir: NodeId, name: &str, case: CaseMode) -> lm::ResourceId {
+    let folded = (case == CaseMode::Insensitive).then(|| sluice_repo::fold_name(name));
+    let name = folded.as_deref().unwrap_or(name);
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325 ^ dir.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     for byte in name.bytes() {
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);

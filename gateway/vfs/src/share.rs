@@ -119,6 +119,11 @@ impl Share {
         }
     }
 
+    /// Whether some protocol takes names that differ in case only for one.
+    pub(crate) fn widest_case(&self) -> CaseMode {
+        self.smb_case
+    }
+
     /// Whether an NFS client with this address may come in.
     pub fn admits(&self, address: std::net::IpAddr) -> bool {
         let address = address.to_canonical();

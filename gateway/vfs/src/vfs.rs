@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use sluice_lockmgr::{
-    BreakAck, CacheState, ClientId as LockClient, EntryKind, LeaseId, LockService, ResourceId,
+    BreakAck, CacheState, ClientId as LockClient, EntryKind, LeaseId, ListFilter, LockService,
+    ResourceId,
 };
 use sluice_repo::{ContentStore, LastLink, NameRef, NodeId, RepoError, Repository, Timestamp};
 use tokio_util::sync::CancellationToken;
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::accounts::LoginGuard;
 use crate::error::VfsError;
 use crate::host::Host;
-use crate::identity::{Caller, Client, ClientTable};
+use crate::identity::{Caller, Client, ClientTable, Protocol};
 use crate::lock_bridge::{ActorCache, ack_error};
 use crate::metrics::Metrics;
 use crate::open::OpenTable;
@@ -353,6 +354,27 @@ impl Inner {
     pub(crate) async fn opens_of(&self, node: NodeId) -> usize {
         let entries = self.locks.explain(node.0).await;
         entries.iter().filter(|e| e.kind == EntryKind::Open).count()
+    }
+
+    /// Documents and folders that are open through a protocol on other nodes, each once.
+    pub(crate) async fn open_elsewhere(&self, protocol: Protocol) -> Vec<NodeId> {
+        if self.member == 0 {
+            return Vec::new();
+        }
+        let mut entries = self.locks.list(&ListFilter::default()).await;
+        entries.retain(|e| {
+            e.kind == EntryKind::Open
+                && Protocol::from(e.holder.protocol) == protocol
+                && *e.holder.node != *self.node
+                && e.resource.document >> 63 == 0
+        });
+        let mut nodes: Vec<NodeId> = entries
+            .iter()
+            .map(|e| NodeId(e.resource.document))
+            .collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        nodes
     }
 
     /// Opens of one content of a node.

@@ -282,8 +282,12 @@ async fn a_truncation_and_writes_of_the_other_node_leave_one_order() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upload_meets_the_writer_of_the_other_node() {
+    let at_once = rule(
+        sluice_repo::RuleProtocol::Ftp,
+        sluice_repo::OnConflict::Reject,
+    );
     for kind in KINDS {
-        let twins = Twins::with(kind, &[]).await;
+        let twins = Twins::with(kind, std::slice::from_ref(&at_once)).await;
         let ftp = twins.tree(1, Protocol::Ftp, 3);
         put(&ftp, "u", b"old").await;
         let open = opened(&twins.tree(0, Protocol::Smb, 1), "u").await;
@@ -417,4 +421,56 @@ async fn a_commit_under_an_old_epoch_asks_for_the_new_one() {
         .await
         .expect("closed");
     assert_eq!(content(&twins.tree(1, Protocol::Ftp, 3), "f").await, b"two");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_may_not_act_neither_reads_from_memory_nor_writes_until_it_may_again() {
+    let twins = Twins::new().await;
+    put(&twins.tree(0, Protocol::Ftp, 3), "f", b"old").await;
+    let open = opened(&twins.tree(0, Protocol::Smb, 1), "f").await;
+    assert_eq!(flat(&open.read(0, 3).await.expect("read")), b"old");
+    let host = twins.town.host(0).expect("attached");
+    host.frozen(true).await;
+    let reader = open.clone();
+    let read = tokio::spawn(async move { reader.read(0, 3).await });
+    let writer = open.clone();
+    let bytes = Bytes::from_static(b"ours");
+    let written = tokio::spawn(async move { writer.write(3, bytes, Stability::Unstable).await });
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!read.is_finished() && !written.is_finished());
+    host.frozen(false).await;
+    assert_eq!(flat(&read.await.expect("no panic").expect("read")), b"old");
+    written.await.expect("no panic").expect("written");
+    assert_eq!(flat(&open.read(0, 9).await.expect("read")), b"oldours");
+    // Cut off for good: who waits is told.
+    host.frozen(true).await;
+    let reader = open.clone();
+    let read = tokio::spawn(async move { reader.read(0, 3).await });
+    tokio::task::yield_now().await;
+    twins.nodes[0].vfs.abandon();
+    let told = read.await.expect("no panic").err();
+    assert!(matches!(told, Some(VfsError::Unavailable(_))), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_stops_leaves_everything_committed() {
+    for kind in KINDS {
+        let twins = Twins::with(kind, &[]).await;
+        put(&twins.tree(0, Protocol::Ftp, 3), "f", b"").await;
+        let open = opened(&twins.tree(0, Protocol::Smb, 1), "f").await;
+        write(&open, 0, b"unflushed".to_vec()).await;
+        twins.nodes[0]
+            .vfs
+            .shutdown()
+            .await
+            .expect("all is committed");
+        let node = open.content().node;
+        let head = twins.nodes[1]
+            .repo
+            .head(ContentId { node, stream: 0 })
+            .await;
+        assert_eq!(head.expect("head").manifest.size, 9);
+    }
 }

@@ -122,6 +122,28 @@ async fn renames_of_both_nodes_to_one_name_leave_one_document_and_no_error_but_e
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_with_documents_open_on_the_other_node_does_not_move_over_smb() {
+    for kind in KINDS {
+        let twins = Twins::with(kind, &[]).await;
+        let smb = [
+            twins.tree(0, Protocol::Smb, 1),
+            twins.tree(1, Protocol::Smb, 1),
+        ];
+        let root = smb[0].root();
+        let folder = smb[0].make_node(root, "d", NewNode::default()).await;
+        folder.expect("made");
+        let open = opened(&smb[1], "d/f").await;
+        let refused = smb[0].rename(root, "d", root, "e", false).await;
+        assert_eq!(refused.err(), Some(VfsError::AccessDenied));
+        open.close().await.expect("closed");
+        smb[0]
+            .rename(root, "d", root, "e", false)
+            .await
+            .expect("moved");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_name_under_upload_on_one_node_is_held_against_makers_on_the_other() {
     for kind in KINDS {
         let twins = Twins::with(kind, &[]).await;
@@ -131,7 +153,8 @@ async fn a_name_under_upload_on_one_node_is_held_against_makers_on_the_other() {
             .await
             .expect("begun");
         let smb = twins.tree(1, Protocol::Smb, 1);
-        let wish = request("new", READ_WRITE, ShareMode::ALL, Disposition::Create);
+        // The same name for SMB.
+        let wish = request("NEW", READ_WRITE, ShareMode::ALL, Disposition::Create);
         assert!(matches!(
             smb.open(wish.clone()).await.err(),
             Some(VfsError::Conflict(_))

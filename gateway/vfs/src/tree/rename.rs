@@ -174,7 +174,9 @@ impl Tree {
 
     /// A folder with open documents below does not move over SMB (MS-FSA 2.1.5.14.11).
     async fn nothing_open_below(&self, dir: NodeId) -> Result<(), VfsError> {
-        for node in self.inner().opens.nodes() {
+        let here = self.inner().opens.nodes();
+        let elsewhere = self.inner().open_elsewhere(Protocol::Smb).await;
+        for node in here.into_iter().chain(elsewhere) {
             if node == dir {
                 continue;
             }

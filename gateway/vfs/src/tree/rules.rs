@@ -146,7 +146,8 @@ impl Tree {
         let actor = self
             .inner()
             .actor(self.caller(), name, policy.rule.as_deref());
-        let mut request = lm::OpenRequest::new(name_resource(dir, name), actor, lm::Access::WRITE);
+        let resource = name_resource(dir, name, self.share().widest_case());
+        let mut request = lm::OpenRequest::new(resource, actor, lm::Access::WRITE);
         request.on_conflict = on_conflict(policy, poll);
         self.inner().hold(request).await
     }

@@ -170,7 +170,7 @@ impl Tree {
             return Err(VfsError::NotFound);
         }
         self.check_create(&dir, false, policy).await?;
-        let name = name_resource(dir.id, &spot.name);
+        let name = name_resource(dir.id, &spot.name, self.share().widest_case());
         let goal = match self
             .inner()
             .hold(self.upload_lock(name, told, mode, policy))

@@ -64,7 +64,7 @@ impl Town {
         })
     }
 
-    fn host(&self, node: usize) -> Option<Arc<dyn LockHost>> {
+    pub fn host(&self, node: usize) -> Option<Arc<dyn LockHost>> {
         self.hosts.lock().get(node).cloned().flatten()
     }
 
