@@ -158,7 +158,9 @@ impl Driver {
         match &event {
             ClusterEvent::NodeDown(peer) => tracing::warn!(%peer, "a member is gone"),
             ClusterEvent::Frozen => {
-                tracing::warn!("this node's lease can't be renewed in time: frozen");
+                tracing::warn!(
+                    "this node can't prove its lease at the database: frozen until it can"
+                );
             }
             ClusterEvent::Thawed => {
                 tracing::warn!("this node's lease holds again: thawed with everything");
