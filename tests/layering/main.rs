@@ -39,6 +39,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("sluice-vfs", &["sluice-lockmgr", "sluice-repo"]),
     ("sluice-lockmgr", &[]),
     ("sluice-lockmgr-cluster", &["sluice-lockmgr"]),
+    (
+        "sluice-lockmgr-sim",
+        &["sluice-lockmgr", "sluice-lockmgr-cluster"],
+    ),
     ("sluice-repo", &[]),
     ("sluice-repo-postgres", &["sluice-repo", "sluice-lockmgr"]),
     ("sluice-repo-sqlite", &["sluice-repo"]),

@@ -16,6 +16,10 @@ pub use cluster::{Cluster, ClusterStatus, JoinError, JoinOptions, PeerStatus, St
 
 pub(crate) use clock::Validity;
 pub use clock::{BootClock, LeaseClock, ManualClock};
+pub use machine::{Input, Machine, Ms, Output, Timing};
+pub use plan::Held;
+
+pub use crate::transport::links::LinkNote;
 
 /// What the membership tells the token runtime.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -96,6 +96,17 @@ impl MemoryRegistry {
         (tables.version, tables.map.version)
     }
 
+    /// Whether the repository's commit statement would accept this fence of this member for a document now.
+    #[must_use]
+    pub fn may_commit(&self, member: Member, document: u64, fence: u64) -> bool {
+        let tables = self.0.tables.lock();
+        let epoch = tables.map.owner(shard_of(document)).epoch;
+        let forced = tables.fences.get(&document).copied().unwrap_or_default();
+        tables.members.contains_key(&member)
+            && ShardEpoch::of_fence(fence) == epoch
+            && fence >= forced
+    }
+
     /// A document's fence; 0 if it was never forced.
     #[must_use]
     pub fn document_fence(&self, document: u64) -> u64 {

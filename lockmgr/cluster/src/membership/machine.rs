@@ -22,20 +22,23 @@ use crate::transport::DialError;
 use crate::transport::links::LinkNote;
 
 /// Milliseconds of the node's own clock.
-pub(crate) type Ms = u64;
+pub type Ms = u64;
 
 /// Pause after a failed call of the registry.
 const RETRY: Ms = 200;
 
 /// The machine's times.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Timing {
+pub struct Timing {
+    /// How long a lease lasts from a renewal on.
     pub ttl: Ms,
     /// The own lease is taken to end this much early.
     pub margin: Ms,
+    /// Between two renewals.
     pub renew: Ms,
     /// Between looks at the member list, ordinarily and when somebody seems lost.
     pub look: Ms,
+    /// See `look`.
     pub look_suspicious: Ms,
     /// Longer between two looks than this is a gap: what was seen before it proves nothing.
     pub gap: Ms,
@@ -43,7 +46,8 @@ pub(crate) struct Timing {
 
 impl Timing {
     /// The times that fit a lease: with one of 6 s a renewal each second and a margin of 1 s.
-    pub(crate) fn for_lease(lease: Duration) -> Self {
+    #[must_use]
+    pub fn for_lease(lease: Duration) -> Self {
         let ttl = Ms::try_from(lease.as_millis()).unwrap_or(Ms::MAX / 2);
         Self {
             ttl,
@@ -64,81 +68,122 @@ impl Timing {
 
 /// What happened.
 #[derive(Debug)]
-pub(crate) enum Input {
+pub enum Input {
+    /// Time went by.
     Tick,
+    /// A renewal was answered.
     Renewed {
+        /// When it was sent.
         sent: Ms,
+        /// How.
         result: Result<Heartbeat, RegistryError>,
     },
     /// A look: the map (if it was asked for) was read before the members.
     Looked {
+        /// When it was asked for.
         asked: Ms,
+        /// How.
         result: Result<(Option<ShardMap>, MemberList), RegistryError>,
     },
+    /// An attempt to fence has ended.
     FenceTried {
+        /// Whom.
         victim: Member,
+        /// How.
         result: Result<FenceOutcome, RegistryError>,
     },
     /// An attempt to take or to hand over shards has ended, however: also after a failure its effect may have happened.
     ShardsMoved,
+    /// A call to an advertised address has ended.
     CalledBack {
+        /// Whom.
         member: Member,
+        /// How.
         result: Result<(), DialError>,
     },
     /// An attempt to set a state has ended, however.
     StateSet,
+    /// The life lock is held.
     LifeHeld,
+    /// The life lock is lost.
     LifeLost,
     /// The life lock could not be had.
     LifeRefused,
+    /// A link says something.
     Link(LinkNote),
+    /// The registry may have changed.
     Hint,
+    /// This node is to give everything away.
     Drain,
 }
 
 /// What to do, in this order.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Output {
+pub enum Output {
+    /// Renew the lease.
     Renew,
+    /// Read the members.
     Look {
+        /// Read the shard map too, before them.
         map: bool,
     },
+    /// Fence a member whose lease ended.
     FenceExpired {
+        /// Whom.
         victim: Member,
+        /// When its lease ended.
         expires: RegistryTime,
     },
+    /// Fence a member whose process is dead.
     FenceDead {
+        /// Whom.
         victim: Member,
     },
+    /// Take these shards.
     Take(Vec<Held>),
+    /// Give shards away.
     HandOver {
+        /// To whom.
         to: Member,
+        /// Which.
         shards: Vec<Held>,
     },
+    /// Call an advertised address.
     CallBack {
+        /// Whom.
         member: Member,
+        /// Where.
         address: String,
     },
+    /// Move a member to another stage.
     SetState {
+        /// Whom.
         member: Member,
+        /// Which.
         state: MemberState,
     },
+    /// Take the life lock.
     HoldLife,
     /// Messages for this member are taken from now on...
     Open {
+        /// Whom.
         member: Member,
+        /// Where.
         address: String,
     },
     /// ...and exchanged with it from now on.
     Connect(Member),
+    /// Exchange no messages with it any more.
     Close(Member),
     /// The own lease holds until then; 0: not now.
     ValidUntil(Ms),
+    /// Tell the token runtime.
     Tell(ClusterEvent),
     /// This node takes part now.
     Admitted,
     /// This node owns no shard any more and is to get none, or there is nobody to give them to.
     Drained,
+    /// Tell the administrator.
     Alarm(String),
 }
 
@@ -172,7 +217,7 @@ pub(crate) struct Seen {
 }
 
 /// See the module's head.
-pub(crate) struct Machine {
+pub struct Machine {
     pub(super) me: Member,
     pub(super) address: String,
     pub(super) timing: Timing,
@@ -230,7 +275,7 @@ pub(super) enum SelfCall {
 
 impl Machine {
     /// A node that joined just now: `sent` is the moment before the join was sent, from which its first lease counts.
-    pub(crate) fn new(me: Member, address: String, timing: Timing, sent: Ms) -> Self {
+    pub fn new(me: Member, address: String, timing: Timing, sent: Ms) -> Self {
         Self {
             me,
             address,
@@ -284,7 +329,7 @@ impl Machine {
     }
 
     /// Takes what happened and then looks at the time.
-    pub(crate) fn step(&mut self, now: Ms, input: Input) -> Vec<Output> {
+    pub fn step(&mut self, now: Ms, input: Input) -> Vec<Output> {
         let mut out = Vec::new();
         if self.phase == Phase::Ended {
             return out;

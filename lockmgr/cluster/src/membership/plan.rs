@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use sluice_lockmgr::{Member, SHARDS, ShardEpoch, ShardId, ShardMap};
 
 /// A shard and the epoch under which the plan saw it.
-pub(crate) type Held = (ShardId, ShardEpoch);
+pub type Held = (ShardId, ShardEpoch);
 
 /// How many shards each of `members` should own, as close as possible to what it owns now.
 fn targets(map: &ShardMap, members: &[Member]) -> BTreeMap<Member, usize> {

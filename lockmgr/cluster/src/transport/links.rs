@@ -29,7 +29,7 @@ const STRANGERS_MAX: usize = 32;
 
 /// What the links tell the membership.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum LinkNote {
+pub enum LinkNote {
     /// A connection to the peer stands.
     Connected(Member),
     /// It broke.

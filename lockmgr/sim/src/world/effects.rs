@@ -1,0 +1,456 @@
+//! What the token machine wants done: messages, gates, answers to clients.
+
+use std::fmt::Write as _;
+
+use sluice_lockmgr::{Member, MemberId, shard_of};
+use sluice_lockmgr_cluster::core::{Body, Effect, Event as TokenEvent, Held, Part, RequestId};
+
+use super::{Call, Event, World};
+use crate::gate::{ClientId, Gate, Holds, Op, Waiter, encode, holds_of, op_of, state_of};
+
+impl World {
+    pub(super) fn tokens(&mut self, member: Member, event: TokenEvent) {
+        let now = self.now;
+        let Some(node) = self.node_mut(member) else {
+            return;
+        };
+        let time = node.token_time(now);
+        node.tokens.step(event, time);
+        let effects = node.tokens.take_effects();
+        node.effects.extend(effects);
+        // In order, also of what is said while they are carried out.
+        if std::mem::replace(&mut node.busy, true) {
+            return;
+        }
+        while let Some(effect) = self.node_mut(member).and_then(|n| n.effects.pop_front()) {
+            self.carry_out(member, effect);
+        }
+        if let Some(node) = self.node_mut(member) {
+            node.busy = false;
+        }
+        self.check_gates();
+    }
+
+    /// One node at most decides about a document, of those that may act.
+    fn check_gates(&mut self) {
+        let acting = |node: &&crate::node::Node| node.may_act(self.now);
+        let mut open = std::collections::BTreeMap::new();
+        let mut twice = None;
+        for node in self.nodes.iter().flatten().filter(acting) {
+            for document in node.gates.keys() {
+                if let Some(other) = open.insert(*document, node.me) {
+                    twice = Some(format!(
+                        "{other} and {} both decide about document {document}",
+                        node.me
+                    ));
+                }
+            }
+        }
+        if let Some(what) = twice {
+            self.violated("I1 single writer", what);
+        }
+    }
+
+    // ---- requests of own clients ----
+
+    pub(super) fn ask(&mut self, member: Member, document: u64, op: Op) {
+        let acts = self.node(member).is_some_and(|n| n.may_act(self.now));
+        if acts && self.local(member, document, Waiter::Own(op)) {
+            return;
+        }
+        let Some(node) = self.node_mut(member) else {
+            return;
+        };
+        if !acts && node.gates.contains_key(&document) {
+            // Its lease has run out a moment before the machine hears of it: later.
+            node.next_request += 1;
+            let request = RequestId(node.next_request);
+            node.requests.insert(request, (document, op));
+            let event = TokenEvent::Request { document, request };
+            return self.after(20, Event::Tokens(member, event));
+        }
+        node.next_request += 1;
+        let request = RequestId(node.next_request);
+        node.requests.insert(request, (document, op));
+        self.tokens(member, TokenEvent::Request { document, request });
+    }
+
+    /// Nobody waits for a lock any more: wherever the wait is.
+    pub(super) fn cancel(&mut self, member: Member, document: u64, owner: ClientId) {
+        let is_wait = |op: &Op| matches!(op, Op::Lock(client, _) if *client == owner);
+        let Some(node) = self.node_mut(member) else {
+            return;
+        };
+        let request = node
+            .requests
+            .iter()
+            .find(|(_, (_, op))| is_wait(op))
+            .map(|(request, _)| *request);
+        if let Some(request) = request {
+            node.requests.remove(&request);
+            return self.tokens(member, TokenEvent::Cancel { document, request });
+        }
+        let gone = |waiter: &Waiter| matches!(waiter, Waiter::Own(op) if is_wait(op));
+        let served = match node.gates.get_mut(&document) {
+            Some(gate) => gate.forget(gone),
+            None => Vec::new(),
+        };
+        self.answer_all(member, document, served);
+    }
+
+    pub(super) fn let_go(&mut self, member: Member, document: u64, owner: ClientId) {
+        if let Some(node) = self.node_mut(member)
+            && let Some(held) = node.held.get_mut(&document)
+        {
+            held.remove(&owner);
+        }
+        self.ask(member, document, Op::Unlock(owner));
+    }
+
+    // ---- the lock behind a gate ----
+
+    /// Puts a request to the gate; false if it is closed.
+    fn local(&mut self, member: Member, document: u64, waiter: Waiter) -> bool {
+        let gate = self
+            .node_mut(member)
+            .and_then(|n| n.gates.get_mut(&document));
+        let Some(gate) = gate else {
+            return false;
+        };
+        let answered = gate.apply(waiter);
+        self.answer_all(member, document, answered);
+        true
+    }
+
+    fn answer_all(&mut self, member: Member, document: u64, answered: Vec<Waiter>) {
+        for waiter in answered {
+            match waiter {
+                Waiter::Own(op) => self.told(member, document, op),
+                Waiter::Of(from, request, op) => {
+                    let Some(part) = self.part(member, document, from) else {
+                        continue;
+                    };
+                    let event = TokenEvent::Answered {
+                        document,
+                        from,
+                        request,
+                        answer: encode(&op),
+                        part: Some(part),
+                    };
+                    self.tokens(member, event);
+                }
+            }
+        }
+    }
+
+    fn part(&mut self, member: Member, document: u64, of: Member) -> Option<Part> {
+        let node = self.node_mut(member)?;
+        node.parts += 1;
+        let holds = node.gates.get(&document).map(|gate| &gate.holds);
+        let own: Holds = holds
+            .into_iter()
+            .flatten()
+            .filter(|(client, _)| client.0 == of.id)
+            .map(|(client, exclusive)| (*client, *exclusive))
+            .collect();
+        Some(Part {
+            version: node.parts,
+            state: state_of(&own),
+        })
+    }
+
+    /// A client has its answer.
+    fn told(&mut self, member: Member, document: u64, op: Op) {
+        let Some(node) = self.node_mut(member) else {
+            return;
+        };
+        match op {
+            Op::Lock(owner, exclusive) => {
+                node.known.insert((document, owner));
+                node.held
+                    .entry(document)
+                    .or_default()
+                    .insert(owner, exclusive);
+                self.lock_granted(member, document, owner);
+            }
+            Op::Unlock(owner) => {
+                node.known.remove(&(document, owner));
+            }
+        }
+    }
+
+    /// Of the own clients' entries, those that they know of.
+    fn heard_of(&self, member: Member, document: u64, holds: Holds) -> Holds {
+        let Some(node) = self.node(member) else {
+            return holds;
+        };
+        let own = |client: &ClientId| client.0 == node.me.id;
+        holds
+            .into_iter()
+            .filter(|(client, _)| !own(client) || node.known.contains(&(document, *client)))
+            .collect()
+    }
+
+    // ---- effects ----
+
+    fn carry_out(&mut self, member: Member, effect: Effect) {
+        match effect {
+            Effect::Send { to, mut message } => {
+                if let Body::Report { claims, .. } = &mut message.body {
+                    for claim in claims {
+                        if let Held::Part(part) = &mut claim.held {
+                            let holds = self.heard_of(member, claim.document, holds_of(part));
+                            *part = encode(&holds);
+                        }
+                    }
+                }
+                self.send(member, to, message);
+            }
+            Effect::Forward {
+                to,
+                mut message,
+                request,
+            } => {
+                let op = self
+                    .node(member)
+                    .and_then(|n| n.requests.get(&request))
+                    .map(|(_, op)| *op);
+                if let (Some(op), Body::Ask { op: bytes, .. }) = (op, &mut message.body) {
+                    *bytes = encode(&op);
+                    self.send(member, to, message);
+                }
+            }
+            Effect::Run { request } => {
+                let taken = self
+                    .node_mut(member)
+                    .and_then(|n| n.requests.remove(&request));
+                if let Some((document, op)) = taken {
+                    self.ask(member, document, op);
+                }
+            }
+            Effect::Deliver { request, answer } => {
+                let taken = self
+                    .node_mut(member)
+                    .and_then(|n| n.requests.remove(&request));
+                if let (Some((document, _)), Some(op)) = (taken, op_of(&answer)) {
+                    self.told(member, document, op);
+                }
+            }
+            // Whoever gives a wait up lets go of what it may have been granted.
+            Effect::Undo { .. } => {}
+            Effect::Admit {
+                document,
+                term,
+                states,
+            } => {
+                let holds: Vec<Holds> = states
+                    .iter()
+                    .map(|state| self.heard_of(member, document, holds_of(state)))
+                    .collect();
+                if let Some(node) = self.node_mut(member) {
+                    let gate = node.gates.entry(document).or_default();
+                    gate.term = term;
+                    gate.holds.extend(holds.into_iter().flatten());
+                }
+            }
+            effect => self.carry_out_gate(member, effect),
+        }
+    }
+
+    fn carry_out_gate(&mut self, member: Member, effect: Effect) {
+        match effect {
+            Effect::Surrender { document, grant } => {
+                let state = self
+                    .close(member, document)
+                    .and_then(|gate| state_of(&gate.holds));
+                let event = TokenEvent::Surrendered {
+                    document,
+                    grant,
+                    state,
+                };
+                // What is uncommitted is committed first.
+                let wait = self.random.between(0, 8);
+                self.after(wait, Event::Tokens(member, event));
+            }
+            Effect::Release { document, grant } => {
+                let idle = self.node(member).is_some_and(|node| {
+                    node.gates
+                        .get(&document)
+                        .is_none_or(|gate| gate.holds.is_empty() && gate.waiters.is_empty())
+                });
+                if idle && let Some(node) = self.node_mut(member) {
+                    node.gates.remove(&document);
+                }
+                let event = TokenEvent::Released {
+                    document,
+                    grant,
+                    done: idle,
+                };
+                self.tokens(member, event);
+            }
+            Effect::Look { document } => {
+                let gate = self.node(member).and_then(|n| n.gates.get(&document));
+                let holds = gate.into_iter().flat_map(|gate| gate.holds.keys());
+                let waits = gate.into_iter().flat_map(|gate| {
+                    gate.waiters.iter().map(|waiter| match waiter.op() {
+                        Op::Lock(client, _) | Op::Unlock(client) => client.0,
+                    })
+                });
+                let mut holders: Vec<MemberId> =
+                    holds.map(|client| client.0).chain(waits).collect();
+                holders.sort();
+                holders.dedup();
+                self.tokens(member, TokenEvent::Looked { document, holders });
+            }
+            Effect::Return { document, only } => self.give_back(member, document, only),
+            Effect::Relinquish { document } => {
+                let own: Holds = self
+                    .close(member, document)
+                    .into_iter()
+                    .flat_map(|gate| gate.holds)
+                    .filter(|(client, _)| client.0 == member.id)
+                    .collect();
+                let part = state_of(&own);
+                self.tokens(member, TokenEvent::Relinquished { document, part });
+            }
+            Effect::Drop { document } => {
+                self.close(member, document);
+                if let Some(node) = self.node_mut(member) {
+                    node.held.remove(&document);
+                }
+            }
+            Effect::Evaluate {
+                document,
+                from,
+                request,
+                op,
+            } => {
+                let Some(op) = op_of(&op) else {
+                    return;
+                };
+                if !self.local(member, document, Waiter::Of(from, request, op)) {
+                    let event = TokenEvent::Unanswered {
+                        document,
+                        from,
+                        request,
+                        op: encode(&op),
+                    };
+                    self.tokens(member, event);
+                }
+            }
+            Effect::Abort {
+                document,
+                from,
+                request,
+            } => {
+                let gone = |waiter: &Waiter| matches!(waiter, Waiter::Of(f, r, _) if *f == from && *r == request);
+                self.forget(member, document, gone);
+            }
+            Effect::DropMember {
+                document,
+                member: dead,
+            } => self.drop_member(member, document, dead),
+            Effect::ForceFence {
+                document, grant, ..
+            } => self.call(member, Call::ForceFence { document, grant }),
+            _ => {}
+        }
+    }
+
+    fn forget(&mut self, member: Member, document: u64, gone: impl Fn(&Waiter) -> bool) {
+        let gate = self
+            .node_mut(member)
+            .and_then(|n| n.gates.get_mut(&document));
+        let served = gate.map(|gate| gate.forget(gone)).unwrap_or_default();
+        self.answer_all(member, document, served);
+    }
+
+    fn drop_member(&mut self, member: Member, document: u64, dead: Member) {
+        if let Some(node) = self.node_mut(member)
+            && let Some(gate) = node.gates.get_mut(&document)
+        {
+            gate.holds
+                .retain(|client, _| client.0 != dead.id || client.1 > dead.epoch.0);
+        }
+        let gone = |waiter: &Waiter| matches!(waiter, Waiter::Of(from, ..) if *from == dead);
+        self.forget(member, document, gone);
+    }
+
+    /// Takes everything out from behind a gate; own waiters ask again, others' requests go back unanswered.
+    fn close(&mut self, member: Member, document: u64) -> Option<Gate> {
+        let node = self.node_mut(member)?;
+        let gate = node.gates.remove(&document)?;
+        let own = gate.holds.keys().filter(|client| client.0 == member.id);
+        let known: Vec<(u64, ClientId)> = own.map(|client| (document, *client)).collect();
+        node.known.extend(known);
+        for waiter in &gate.waiters {
+            match waiter {
+                Waiter::Own(op) => self.ask(member, document, *op),
+                Waiter::Of(from, request, op) => {
+                    let event = TokenEvent::Unanswered {
+                        document,
+                        from: *from,
+                        request: *request,
+                        op: encode(op),
+                    };
+                    self.tokens(member, event);
+                }
+            }
+        }
+        Some(gate)
+    }
+
+    fn give_back(&mut self, member: Member, document: u64, only: Option<MemberId>) {
+        let fits = self.node(member).is_some_and(|node| {
+            node.gates.get(&document).is_none_or(|gate| {
+                gate.waiters.is_empty() && gate.holds.keys().all(|client| Some(client.0) == only)
+            })
+        });
+        let state = fits.then(|| {
+            self.close(member, document)
+                .and_then(|gate| state_of(&gate.holds))
+        });
+        let event = TokenEvent::Returned {
+            document,
+            only,
+            state,
+        };
+        self.tokens(member, event);
+    }
+
+    /// Everything that somebody could still wait for.
+    pub(super) fn explain(&self) -> String {
+        let mut out = String::new();
+        for node in self.nodes.iter().flatten() {
+            let _ = writeln!(
+                out,
+                "{}: acts {}, paused {}, asks {:?}, clients have {:?}",
+                node.me,
+                node.may_act(self.now),
+                node.paused,
+                node.requests,
+                node.held
+            );
+            for (document, gate) in &node.gates {
+                let _ = writeln!(
+                    out,
+                    "   document {document} of {:?}: {:?} holds {:?} waits {:?}",
+                    node.tokens.owner(*document),
+                    gate.term,
+                    gate.holds,
+                    gate.waiters
+                );
+            }
+            for document in 1..=self.plan.documents {
+                let _ = writeln!(
+                    out,
+                    "   {document} in {:?}: owner {:?} holder {:?}",
+                    shard_of(document),
+                    node.tokens.owner(document),
+                    node.tokens.holder(document)
+                );
+            }
+        }
+        out
+    }
+}
