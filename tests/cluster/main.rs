@@ -1,6 +1,7 @@
 //! Three real nodes on one PostgreSQL server: what each fault of a node, of the network and of the database does to clients of all
 //! protocols on all nodes. One order of all operations has to explain what every client saw.
 
+mod demo;
 mod members;
 
 use std::time::{Duration, Instant};

@@ -166,7 +166,7 @@ async fn make(door: &Door, targets: &[Target]) -> anyhow::Result<Scratch> {
 async fn remove(door: &Door, scratch: &Scratch) -> anyhow::Result<()> {
     let rules = door.call(Method::GET, "/policies", None).await?;
     for rule in rules.as_array().into_iter().flatten() {
-        if rule["share"] == Value::from(scratch.share.as_str()) {
+        if rule["share"] == scratch.share.as_str() {
             let path = format!("/policies/{}", rule["id"]);
             door.call(Method::DELETE, &path, None).await?;
         }
@@ -174,7 +174,7 @@ async fn remove(door: &Door, scratch: &Scratch) -> anyhow::Result<()> {
     let shares = door.call(Method::GET, "/shares", None).await?;
     let exists = |list: &Value, name: &str| {
         list.as_array()
-            .is_some_and(|rows| rows.iter().any(|row| row["name"] == Value::from(name)))
+            .is_some_and(|rows| rows.iter().any(|row| row["name"] == name))
     };
     if exists(&shares, &scratch.share) {
         let path = format!("/shares/{}", scratch.share);

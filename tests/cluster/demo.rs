@@ -1,0 +1,74 @@
+//! `sluice demo` from nothing to three nodes that serve, and to nothing again.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use sluice_tests::clients::ftp::FtpClient;
+use sluice_tests::node::binary;
+
+#[test]
+fn the_demo_serves_within_a_minute_and_leaves_nothing_behind() -> anyhow::Result<()> {
+    let scratch = tempfile::tempdir()?;
+    // The database's own account has to get into it.
+    std::fs::set_permissions(
+        scratch.path(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o711),
+    )?;
+    let begin = Instant::now();
+    let mut demo = Command::new(binary())
+        .arg("demo")
+        .env("TMPDIR", scratch.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()?;
+    let mut lines = BufReader::new(demo.stdout.take().context("its output")?).lines();
+    let mut said = Vec::new();
+    for line in lines.by_ref() {
+        said.push(line?);
+        if said
+            .last()
+            .is_some_and(|line| line.contains("Ctrl-C stops"))
+        {
+            break;
+        }
+    }
+    let password = said
+        .iter()
+        .find_map(|line| line.split_once("with password "))
+        .map(|(_, word)| word.trim().to_owned());
+    let ports: Vec<String> = said
+        .iter()
+        .filter(|line| line.starts_with("  gw"))
+        .filter_map(|line| line.split_whitespace().nth(3).map(str::to_owned))
+        .collect();
+    let tried = password
+        .context("a password")
+        .and_then(|password| serves(&ports, &password));
+    ensure!(begin.elapsed() < Duration::from_secs(60));
+    let asked = Command::new("kill").arg(demo.id().to_string()).status()?;
+    let ended = demo.wait()?;
+    tried.with_context(|| said.join("\n"))?;
+    ensure!(asked.success() && ended.success(), "it ended with {ended}");
+    let left: Vec<_> = std::fs::read_dir(scratch.path())?.flatten().collect();
+    ensure!(left.is_empty(), "left behind: {left:?}");
+    Ok(())
+}
+
+/// What was written through the first node is read through the last.
+fn serves(ports: &[String], password: &str) -> anyhow::Result<()> {
+    let [first, .., last] = ports else {
+        anyhow::bail!("three nodes");
+    };
+    let connect =
+        |port: &String| FtpClient::connect(&format!("127.0.0.1:{port}"), "admin", password);
+    let stored = connect(first)?.store("/docs/a.txt", b"through the first")?;
+    ensure!(stored.code == 226, "{}", stored.text);
+    let read = connect(last)?
+        .retrieve("/docs/a.txt")?
+        .map_err(|reply| anyhow::anyhow!("{}", reply.text))?;
+    ensure!(read == b"through the first");
+    Ok(())
+}
