@@ -432,10 +432,11 @@ BEGIN
 END $$;
 
 CREATE FUNCTION end_batch(p_member integer, p_epoch bigint, p_lane integer, p_batch bigint, p_answers answer[]) RETURNS void
-LANGUAGE sql AS $$
+LANGUAGE plpgsql AS $$
+BEGIN
     UPDATE lane AS x SET batch = p_batch, answers = p_answers
-      WHERE x.member = p_member AND x.epoch = p_epoch AND x.lane = p_lane
-$$;
+      WHERE x.member = p_member AND x.epoch = p_epoch AND x.lane = p_lane;
+END $$;
 
 -- Carries out a batch. `p_locks`: nodes that it is known to change; `p_parents`, `p_folds`: names whose nodes it may change.
 -- All of them are locked in the order of their numbers, so that batches of several nodes don't wait for each other in a ring.
