@@ -301,6 +301,25 @@ impl TokenMachine {
         );
     }
 
+    /// Holders may have been frozen with this node: their time to answer begins anew.
+    pub(super) fn be_patient_again(&mut self) {
+        let patience = self.options.surrender_patience;
+        let until = self.now.after(patience);
+        let mut asked = Vec::new();
+        for (document, doc) in self.shards.values_mut().flat_map(|s| &mut s.docs) {
+            if let Some(coordination) = &mut doc.coordination
+                && let Mode::Revoking { deadline, .. } = &mut coordination.mode
+                && *deadline != Now::NEVER
+            {
+                *deadline = until;
+                asked.push(*document);
+            }
+        }
+        for document in asked {
+            self.set_timer(patience, document);
+        }
+    }
+
     fn still_busy(&mut self, document: u64, from: Member, token: GrantId) {
         let patience = self.options.surrender_patience;
         let until = self.now.after(patience);

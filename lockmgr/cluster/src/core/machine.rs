@@ -36,7 +36,7 @@ pub struct TokenOptions {
 impl Default for TokenOptions {
     fn default() -> Self {
         Self {
-            tokens_max: 16_384,
+            tokens_max: 262_144,
             surrender_patience: Duration::from_secs(15),
             busy_every: Duration::from_secs(5),
             look_every: Duration::from_secs(1),
@@ -109,6 +109,7 @@ impl TokenMachine {
             Event::Frozen => self.frozen = true,
             Event::Thawed => {
                 self.frozen = false;
+                self.be_patient_again();
                 for event in std::mem::take(&mut self.held) {
                     self.handle(event);
                 }
@@ -121,6 +122,8 @@ impl TokenMachine {
                     self.learn(shard, owner.owner, owner.epoch);
                 }
             }
+            // What is due by then is due at the thaw.
+            Event::Tick if self.frozen => {}
             event if self.frozen => self.held.push_back(event),
             event => self.handle(event),
         }

@@ -227,6 +227,36 @@ fn a_holder_that_never_answers_is_fenced_by_force() {
 }
 
 #[test]
+fn nobody_is_fenced_by_force_for_silence_while_all_were_frozen() {
+    let mut w = world(3);
+    let document = w.document_of(0);
+    w.lock(1, document, 1);
+    w.drain();
+    for at in 0..3 {
+        w.freeze(at, true);
+    }
+    w.lock(2, document, 1);
+    w.freeze(2, false);
+    w.after(Duration::from_secs(60));
+    w.freeze(0, false);
+    w.after(Duration::from_secs(1));
+    w.freeze(1, false);
+    w.after(Duration::from_secs(1));
+    assert_eq!(w.forced, 0);
+    assert!(w.holds(1, document, 1));
+    // Asked before the freeze, answered after it.
+    w.unlock(1, document, 1);
+    w.drain();
+    assert!(w.holds(2, document, 1));
+    w.lock(1, document, 2);
+    w.freeze(0, true);
+    w.after(Duration::from_secs(60));
+    w.freeze(0, false);
+    w.after(Duration::from_secs(1));
+    assert_eq!(w.forced, 0);
+}
+
+#[test]
 fn a_frozen_node_grants_nothing_and_goes_on_after_the_thaw() {
     let mut w = world(2);
     let document = w.document_of(0);

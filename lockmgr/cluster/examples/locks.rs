@@ -1,0 +1,167 @@
+//! How fast locks are on two nodes over loopback TCP with TLS: alone, at another node's coordinator, and handed over.
+//!
+//! `cargo run --release -p sluice-lockmgr-cluster --example locks`
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sluice_lockmgr::{
+    Access, Actor, ClientId, EpochRegistry, Holder, LockService, MonotonicClock, OnConflict,
+    OpenRequest, Protocol, ResourceId, ShareMode, shard_of,
+};
+use sluice_lockmgr_cluster::locks::{ClusterLocks, ClusterOptions};
+use sluice_lockmgr_cluster::membership::{Cluster, JoinOptions};
+use sluice_lockmgr_cluster::registry::MemoryRegistry;
+use sluice_lockmgr_cluster::transport::handshake::{Authenticator, ClusterSecret};
+use sluice_lockmgr_cluster::transport::tcp::TcpTransport;
+
+const ALONE: u32 = 400_000;
+const CALLERS: u64 = 64;
+const CALLS: u32 = 1_000;
+const HAND_OVERS: usize = 2_000;
+
+struct Node {
+    cluster: Cluster,
+    locks: ClusterLocks,
+}
+
+async fn start(registry: &MemoryRegistry, name: &str) -> Result<Node, Box<dyn Error>> {
+    let secret = ClusterSecret::new(b"a secret for measurements only").ok_or("secret")?;
+    let transport = TcpTransport::bind("127.0.0.1:0", Authenticator::new(secret.clone())?).await?;
+    let address = transport.local_addr().to_string();
+    let options = JoinOptions::new(name.into(), address, "1".into(), secret);
+    let door: Arc<dyn EpochRegistry> = registry.door();
+    let cluster = Cluster::join(options, Arc::clone(&door), Arc::new(transport)).await?;
+    let clock = Arc::new(MonotonicClock::default());
+    let options = ClusterOptions::default();
+    let locks = ClusterLocks::new(cluster.peers(), door, clock, options, 1 << 20);
+    let timers = locks.clone();
+    tokio::spawn(async move { timers.run_timers().await });
+    cluster.run(Arc::new(locks.clone())).await?;
+    Ok(Node { cluster, locks })
+}
+
+fn request(node: &Node, document: u64, client: u64, access: Access) -> OpenRequest {
+    let actor = Actor {
+        protocol: Protocol::Smb,
+        client: ClientId(u64::from(node.cluster.me().id.0) << 48 | client),
+        holder: Arc::new(Holder {
+            protocol: Protocol::Smb,
+            user: "user".into(),
+            address: "192.0.2.1:1".into(),
+            client_name: String::new(),
+            node: "n".into(),
+            path: "a/b".into(),
+            rule: None,
+            since_unix_ms: 0,
+        }),
+    };
+    OpenRequest::new(ResourceId::main(document), actor, access)
+}
+
+/// A document that a node coordinates.
+fn document_of(node: &Node) -> Result<u64, Box<dyn Error>> {
+    let map = node.cluster.shard_map();
+    (1..100_000)
+        .find(|d| map.owner(shard_of(*d)).owner == Some(node.cluster.me()))
+        .ok_or_else(|| "no shard of this node".into())
+}
+
+async fn alone(node: &Node, document: u64) -> Result<(), Box<dyn Error>> {
+    let wanted = request(node, document, 1, Access::READ);
+    let begin = Instant::now();
+    for _ in 0..ALONE {
+        let opened = node.locks.open(wanted.clone()).await?;
+        let _ = node.locks.close(opened.open).await;
+    }
+    let pairs = f64::from(ALONE) / begin.elapsed().as_secs_f64();
+    println!("alone: {pairs:.0} open+close/s in one task");
+    Ok(())
+}
+
+async fn at_the_coordinator(near: &Node, far: &Node, document: u64) -> Result<(), Box<dyn Error>> {
+    // An open on each node keeps the document at its coordinator.
+    let a = near
+        .locks
+        .open(request(near, document, 1, Access::READ))
+        .await?;
+    let b = far
+        .locks
+        .open(request(far, document, 1, Access::READ))
+        .await?;
+    let begin = Instant::now();
+    let tasks = (0..CALLERS).map(|client| {
+        let wanted = request(near, document, 10 + client, Access::READ);
+        let locks = near.locks.clone();
+        tokio::spawn(async move {
+            for _ in 0..CALLS {
+                if let Ok(opened) = locks.open(wanted.clone()).await {
+                    let _ = locks.close(opened.open).await;
+                }
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await?;
+    }
+    let calls = 2.0 * f64::from(CALLS) * 64.0;
+    let per_second = calls / begin.elapsed().as_secs_f64();
+    println!("at another node's coordinator: {per_second:.0} calls/s, {CALLERS} callers");
+    let _ = near.locks.close(a.open).await;
+    let _ = far.locks.close(b.open).await;
+    Ok(())
+}
+
+async fn hand_over(near: &Node, far: &Node, document: u64) -> Result<(), Box<dyn Error>> {
+    let exclusive = |node: &Node, client| {
+        let mut wanted = request(node, document, client, Access::WRITE);
+        wanted.share = ShareMode::NONE;
+        wanted.on_conflict = OnConflict::Wait(None);
+        wanted
+    };
+    let mut times = Vec::with_capacity(HAND_OVERS);
+    let (mut holder, mut other) = (near, far);
+    let mut held = holder.locks.open(exclusive(holder, 1)).await?;
+    for _ in 0..HAND_OVERS {
+        let locks = other.locks.clone();
+        let wanted = exclusive(other, 1);
+        let waits = tokio::spawn(async move {
+            let opened = locks.open(wanted).await;
+            (opened, Instant::now())
+        });
+        tokio::time::sleep(Duration::from_micros(500)).await;
+        let begin = Instant::now();
+        let _ = holder.locks.close(held.open).await;
+        let (opened, at) = waits.await?;
+        times.push(at.saturating_duration_since(begin));
+        held = opened?;
+        std::mem::swap(&mut holder, &mut other);
+    }
+    let _ = holder.locks.close(held.open).await;
+    times.sort_unstable();
+    let at = |share: usize| times.get(times.len() * share / 100).copied();
+    println!(
+        "hand-over of a contended document: p50 {:?}, p99 {:?}",
+        at(50).unwrap_or_default(),
+        at(99).unwrap_or_default()
+    );
+    Ok(())
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let registry = MemoryRegistry::new(Duration::from_secs(6));
+    let a = start(&registry, "a").await?;
+    let b = start(&registry, "b").await?;
+    while document_of(&b).is_err() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let document = document_of(&b)?;
+    alone(&a, document).await?;
+    at_the_coordinator(&a, &b, document).await?;
+    hand_over(&a, &b, document).await?;
+    a.cluster.stop();
+    b.cluster.stop();
+    Ok(())
+}
