@@ -10,6 +10,7 @@ pub mod files;
 mod housekeeping;
 pub mod logging;
 pub mod node;
+pub mod preflight;
 pub mod tls;
 pub mod verify;
 pub mod welcome;

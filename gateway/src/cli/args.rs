@@ -52,6 +52,8 @@ pub enum Command {
     /// The cluster as a whole.
     #[command(subcommand)]
     Cluster(ClusterCommand),
+    /// Go through the checklist before going live.
+    Preflight(ReadArgs),
     /// Check the repository's integrity.
     Check {
         /// Repair what can be repaired without losing content.

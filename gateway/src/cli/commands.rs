@@ -37,6 +37,7 @@ pub(super) async fn run(cli: Cli) -> anyhow::Result<String> {
             settings(Some(&file)).map(|_| format!("{}: fine\n", file.display()))
         }
         Command::Demo { keep } => crate::demo::run(keep).await.map(|()| String::new()),
+        Command::Preflight(read) => preflight(&settings(config)?, read).await,
         Command::Cluster(ClusterCommand::Verify(read)) => {
             let door = Door::open(&settings(config)?).await?;
             let verdicts = verify(&door, read).await;
@@ -146,6 +147,7 @@ async fn on_repository(door: &Door, command: Command) -> anyhow::Result<String> 
             ))
         }
         Command::Serve
+        | Command::Preflight(_)
         | Command::Demo { .. }
         | Command::Config(_)
         | Command::Nodes(_)
@@ -153,6 +155,28 @@ async fn on_repository(door: &Door, command: Command) -> anyhow::Result<String> 
             bail!("this command needs no repository")
         }
     }
+}
+
+/// The list goes out before the refusal that makes the exit code.
+async fn preflight(settings: &Settings, read: ReadArgs) -> anyhow::Result<String> {
+    let items = crate::preflight::run(settings).await;
+    let text = if read.json {
+        print::json(&serde_json::to_value(&items)?)
+    } else {
+        crate::preflight::table(&items)
+    };
+    let failed = items
+        .iter()
+        .filter(|item| item.verdict == crate::preflight::Verdict::Failed)
+        .count();
+    if failed > 0 {
+        print!("{text}");
+        bail!(
+            "{failed} of {} items must be mended before going live",
+            items.len()
+        );
+    }
+    Ok(text)
 }
 
 /// The table goes out before the refusal that makes the exit code.

@@ -8,6 +8,7 @@ mod check;
 mod commit;
 mod database;
 mod error;
+mod facts;
 mod history;
 mod lane;
 mod read;
@@ -21,6 +22,7 @@ mod session;
 mod watch;
 
 pub use database::Database;
+pub use facts::ServerFacts;
 pub use history::History;
 pub use registry::{PostgresRegistry, RegistryOptions, Survey};
 pub use repository::{Options, PostgresRepository, Writer};
