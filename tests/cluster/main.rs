@@ -2,6 +2,7 @@
 //! protocols on all nodes. One order of all operations has to explain what every client saw.
 
 mod demo;
+mod failover;
 mod members;
 
 use std::time::{Duration, Instant};
