@@ -105,8 +105,10 @@ pub trait LockHost: Send + Sync {
     async fn surrender(&self, document: u64);
     /// Commit what is uncommitted, and keep going. Gives whether there was something.
     async fn settle(&self, document: u64) -> bool;
-    /// A note from another node.
+    /// A note from another node. Must not block; what it asks for may go on after the call.
     fn noted(&self, note: Note);
+    /// Returns when what the notes so far ask for holds here.
+    async fn notes_hold(&self);
     /// Whether the document has acknowledged changes that are not committed.
     fn has_uncommitted(&self, document: u64) -> bool;
     /// The node may not act for now (`true`), or may again: while it may not, nothing cached may be read out.

@@ -4,12 +4,17 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
 use crate::clients::{ftp::FtpClient, nfs3::Nfs3Client, smb::SmbClient};
 use crate::cluster::Cluster;
+
+/// Where the ports of test nodes begin, and how many there are.
+const FIRST_PORT: u32 = 20_000;
+const PORTS: u32 = 10_000;
 
 /// The user that every test node has.
 pub const USER: &str = "tester";
@@ -75,11 +80,18 @@ pub fn binary() -> PathBuf {
     dir.join("sluice")
 }
 
+/// Ports below those that the system gives to outgoing connections: a node that is killed must find its own free again.
 fn free_ports() -> anyhow::Result<Ports> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let begin = std::process::id().wrapping_mul(401);
+    let mut listeners = Vec::new();
     // Held together so that four different ones come out.
-    let listeners = (0..4)
-        .map(|_| TcpListener::bind("127.0.0.1:0"))
-        .collect::<Result<Vec<_>, _>>()?;
+    while listeners.len() < 4 {
+        let tried = NEXT.fetch_add(1, Ordering::Relaxed);
+        ensure!(tried < PORTS, "no free ports from {FIRST_PORT}");
+        let port = FIRST_PORT + begin.wrapping_add(tried) % PORTS;
+        listeners.extend(TcpListener::bind(("127.0.0.1", port as u16)).ok());
+    }
     let port = |at: usize| listeners[at].local_addr().map(|address| address.port());
     Ok(Ports {
         smb: port(0)?,

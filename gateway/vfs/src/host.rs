@@ -39,6 +39,12 @@ impl LockHost for Host {
         }
     }
 
+    async fn notes_hold(&self) {
+        if let Some(inner) = self.0.upgrade() {
+            inner.read_records_again().await;
+        }
+    }
+
     fn has_uncommitted(&self, document: u64) -> bool {
         let inner = self.0.upgrade();
         inner.is_some_and(|inner| {
@@ -84,14 +90,18 @@ impl Inner {
             Note::RecordsChanged => {
                 self.records.doubt();
                 let inner = self.clone();
-                self.runtime.spawn(async move {
-                    if let Err(error) = inner.records.fresh().await {
-                        tracing::warn!(%error, "users, shares and policy could not be read again");
-                    }
-                });
+                self.runtime
+                    .spawn(async move { inner.read_records_again().await });
             }
             Note::Changed { bytes } => self.noted_changes(&bytes),
             Note::Orphans { bytes } => self.noted_orphans(&bytes),
+        }
+    }
+
+    /// Once they are in doubt; who is in the middle of it is waited for.
+    async fn read_records_again(&self) {
+        if let Err(error) = self.records.fresh().await {
+            tracing::warn!(%error, "users, shares and policy could not be read again");
         }
     }
 

@@ -347,7 +347,10 @@ impl LockService for TwinLocks {
     }
 
     async fn announce_all(&self, note: Note) {
-        self.announce(note);
+        for host in self.town.others(self.me) {
+            host.noted(note.clone());
+            host.notes_hold().await;
+        }
     }
 }
 

@@ -88,10 +88,17 @@ impl Inner {
     fn called(self: &Arc<Self>, from: Member, number: u64, call: Call) {
         match call {
             Call::Note(note) => {
+                // In its turn among the notes; the answer when it holds.
                 if let Some(host) = self.host.get() {
                     host.noted(note);
                 }
-                self.send(from, &PeerMessage::Reply(number, Reply::Done(true)));
+                let inner = Arc::clone(self);
+                self.runtime.spawn(async move {
+                    if let Some(host) = inner.host.get() {
+                        host.notes_hold().await;
+                    }
+                    inner.send(from, &PeerMessage::Reply(number, Reply::Done(true)));
+                });
             }
             Call::List {
                 document,

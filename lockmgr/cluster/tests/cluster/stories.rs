@@ -218,6 +218,7 @@ impl LockHost for Host {
     fn noted(&self, _: Note) {
         self.notes.fetch_add(1, Ordering::SeqCst);
     }
+    async fn notes_hold(&self) {}
     fn has_uncommitted(&self, _: u64) -> bool {
         self.uncommitted.load(Ordering::SeqCst)
     }
