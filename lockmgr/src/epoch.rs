@@ -80,6 +80,42 @@ impl ShardEpoch {
     }
 }
 
+/// Names one token (the right to decide about a document alone) for its life: never given twice, and greater under a later
+/// owner of the shard.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct GrantId {
+    /// Of the shard when it was given.
+    pub epoch: ShardEpoch,
+    /// Within that epoch.
+    pub number: u64,
+}
+
+/// A token that its coordinator takes away by force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Revocation {
+    /// Of which document.
+    pub document: u64,
+    /// Which token.
+    pub grant: GrantId,
+    /// Who has it.
+    pub holder: Member,
+}
+
+/// What a member learns of a [`Revocation`] of one of its tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Revoked {
+    /// Names it at the registry.
+    pub id: u64,
+    /// Of which document.
+    pub document: u64,
+    /// Which token.
+    pub grant: GrantId,
+    /// The fence that commits of the document need since.
+    pub fence: u64,
+}
+
 /// Who coordinates a shard's documents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardOwner {
@@ -245,13 +281,15 @@ pub trait LifeLock: Send {
     async fn lost(&mut self);
 }
 
-/// What a renewal brings back: the versions against which a node decides what to read again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What a renewal brings back: the versions against which a node decides what to read again, and the tokens that it has lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Heartbeat {
     /// [`MemberList::version`] now.
     pub members: u64,
     /// [`ShardMap::version`] now.
     pub shards: u64,
+    /// The member's tokens that were taken away by force, in this order, all that it has not named as heard.
+    pub revoked: Vec<Revoked>,
 }
 
 /// Result of an attempt to fence.
@@ -329,8 +367,10 @@ pub trait EpochRegistry: Send + Sync {
     /// Takes the life lock again after it was lost; `Refused` while somebody else has it.
     async fn hold_life(&self, me: Member) -> Result<Box<dyn LifeLock>, RegistryError>;
 
-    /// Prolongs the lease (also one that has run out, as long as the row is there).
-    async fn renew(&self, me: Member) -> Result<Heartbeat, RegistryError>;
+    /// Prolongs the lease (also one that has run out, as long as the row is there). `heard`: the [`Revoked::id`]s of the last
+    /// answer, which are forgotten. What is revoked is read at the moment of the prolongation: a node that goes by this
+    /// lease knows of every [`EpochRegistry::force_fence`] that came before it.
+    async fn renew(&self, me: Member, heard: &[u64]) -> Result<Heartbeat, RegistryError>;
 
     /// All members.
     async fn members(&self) -> Result<MemberList, RegistryError>;
@@ -399,12 +439,14 @@ pub trait EpochRegistry: Send + Sync {
     /// Waits for a hint that something changed. Safe to cancel. On `Unavailable` the caller waits before it asks again.
     async fn hint(&self, me: Member) -> Result<RegistryHint, RegistryError>;
 
-    /// Raises a document's fence: commits under an older one are refused from now on. `me` must own the document's shard
-    /// under `epoch`. Answers with the new fence, of the form of [`ShardEpoch::fence`].
+    /// Takes a token away: raises the document's fence, so that commits under an older one are refused from now on, and keeps
+    /// the revocation for its holder's next renewal. One [`EpochRegistry::lease_time`] after the answer the holder has heard
+    /// of it, or has no lease that it could go by. `me` must own the document's shard under `epoch`. Answers with the new
+    /// fence, of the form of [`ShardEpoch::fence`]; also for a document that is not there (any more), which nobody can commit.
     async fn force_fence(
         &self,
         me: Member,
-        document: u64,
+        revocation: &Revocation,
         epoch: ShardEpoch,
     ) -> Result<u64, RegistryError>;
 }

@@ -42,10 +42,10 @@ pub use cache_grant::{
 };
 pub use document_state::DocumentState;
 pub use epoch::{
-    ClusterIdentity, EpochRegistry, FENCE_FORCED_BITS, FenceOutcome, Heartbeat, JoinRequest,
-    Joined, LifeLock, Member, MemberEpoch, MemberId, MemberList, MemberRecord, MemberState,
-    PastMember, PastReason, RegistryError, RegistryHint, RegistryTime, SHARDS, ShardEpoch, ShardId,
-    ShardMap, ShardOwner, shard_of,
+    ClusterIdentity, EpochRegistry, FENCE_FORCED_BITS, FenceOutcome, GrantId, Heartbeat,
+    JoinRequest, Joined, LifeLock, Member, MemberEpoch, MemberId, MemberList, MemberRecord,
+    MemberState, PastMember, PastReason, RegistryError, RegistryHint, RegistryTime, Revocation,
+    Revoked, SHARDS, ShardEpoch, ShardId, ShardMap, ShardOwner, shard_of,
 };
 pub use gate::{Begun, Exported, GateHost, GatedLocks, LeaseUse, NotHere, Residence, Waiting};
 pub use local::LocalLocks;

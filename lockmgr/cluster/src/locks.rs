@@ -119,7 +119,13 @@ impl ClusterLocks {
             this: Weak::clone(this),
             me,
             locks: GatedLocks::new(options.locks, Arc::clone(&clock), me.id, start),
-            machines: Machines::new(me, options.tokens),
+            machines: Machines::new(
+                me,
+                TokenOptions {
+                    revoke_wait: registry.lease_time(),
+                    ..options.tokens
+                },
+            ),
             peers,
             registry,
             clock,
@@ -245,6 +251,18 @@ impl ClusterHandler for ClusterLocks {
                 inner.late.lock().remove(&member);
                 inner.calls.lock().retain(|_, called| called.to != member);
                 inner.step_all(&Event::NodeDown(member));
+            }
+            ClusterEvent::Revoked(tokens) => {
+                let mut by_machine = std::collections::BTreeMap::<usize, Vec<_>>::new();
+                for token in tokens {
+                    let at = inner.machines.of(token.document);
+                    by_machine.entry(at).or_default().push(token);
+                }
+                for (at, tokens) in by_machine {
+                    inner.step_at(at, Event::Revoked(tokens));
+                    // The gates are closed before the lease is prolonged.
+                    inner.machines.wait_delivered(at);
+                }
             }
             ClusterEvent::Shards(map) => {
                 let mut news = vec![Vec::new(); inner.machines.count()];

@@ -10,7 +10,7 @@ mod turn;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sluice_lockmgr::{Member, ShardMap};
+use sluice_lockmgr::{Member, Revoked, ShardMap};
 
 pub use cluster::{Cluster, ClusterStatus, JoinError, JoinOptions, PeerStatus, Standing};
 
@@ -30,6 +30,9 @@ pub enum ClusterEvent {
     NodeDown(Member),
     /// The owners of the shards have changed. Every member that was live when this map was read was told by `NodeUp` before.
     Shards(Arc<ShardMap>),
+    /// These tokens of this node were taken away by force. The lease is prolonged when the call has returned: by then nothing may
+    /// be done under them any more.
+    Revoked(Vec<Revoked>),
     /// The own lease can't be relied upon: no grant, no answer from a cache, until `Thawed` or `Lost`.
     Frozen,
     /// The lease holds again and nobody fenced this node in between: everything is as before.

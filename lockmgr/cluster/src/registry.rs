@@ -14,7 +14,8 @@ use parking_lot::Mutex;
 use sluice_lockmgr::{
     ClusterIdentity, EpochRegistry, FenceOutcome, Heartbeat, JoinRequest, Joined, LifeLock, Member,
     MemberEpoch, MemberId, MemberList, MemberRecord, MemberState, PastMember, PastReason,
-    RegistryError, RegistryHint, RegistryTime, ShardEpoch, ShardId, ShardMap, shard_of,
+    RegistryError, RegistryHint, RegistryTime, Revocation, Revoked, ShardEpoch, ShardId, ShardMap,
+    shard_of,
 };
 use tokio::sync::{Notify, watch};
 
@@ -42,6 +43,9 @@ struct Tables {
     map: ShardMap,
     mail: HashMap<Member, VecDeque<(Member, Bytes)>>,
     fences: HashMap<u64, u64>,
+    /// Tokens that were taken away and whose holders have not said that they heard of it.
+    revoked: Vec<(Member, Revoked)>,
+    last_revoked: u64,
     /// Sending half of each held life lock; true means lost.
     life: HashMap<Member, watch::Sender<bool>>,
 }
@@ -223,6 +227,7 @@ impl Tables {
         if let Some(record) = self.members.remove(&member) {
             self.version += 1;
             self.mail.remove(&member);
+            self.revoked.retain(|(holder, _)| *holder != member);
             self.past.push_front(PastMember {
                 member,
                 name: record.name,
@@ -326,15 +331,21 @@ impl EpochRegistry for Door {
         })
     }
 
-    async fn renew(&self, me: Member) -> Result<Heartbeat, RegistryError> {
+    async fn renew(&self, me: Member, heard: &[u64]) -> Result<Heartbeat, RegistryError> {
         self.check()?;
-        let mut tables = self.database.tables.lock();
+        let mut guard = self.database.tables.lock();
+        let tables = &mut *guard;
         let expires = RegistryTime(tables.now.0 + micros(self.database.ttl));
         let record = tables.members.get_mut(&me).ok_or(RegistryError::Fenced)?;
         record.expires = expires;
+        let of_me =
+            |(holder, token): &(Member, Revoked)| *holder == me && heard.contains(&token.id);
+        tables.revoked.retain(|entry| !of_me(entry));
+        let revoked = tables.revoked.iter().filter(|(holder, _)| *holder == me);
         Ok(Heartbeat {
             members: tables.version,
             shards: tables.map.version,
+            revoked: revoked.map(|(_, token)| *token).collect(),
         })
     }
 
@@ -499,9 +510,14 @@ impl EpochRegistry for Door {
     async fn force_fence(
         &self,
         me: Member,
-        document: u64,
+        revocation: &Revocation,
         epoch: ShardEpoch,
     ) -> Result<u64, RegistryError> {
+        let Revocation {
+            document,
+            grant,
+            holder,
+        } = *revocation;
         self.apply(|tables, _| {
             tables.is_member(me)?;
             let owner = tables.map.owner(shard_of(document));
@@ -511,14 +527,24 @@ impl EpochRegistry for Door {
                 ));
             }
             let fence = tables.fences.entry(document).or_default();
-            *fence += 1;
-            Ok(*fence)
+            *fence = epoch.fence().max(*fence) + 1;
+            tables.last_revoked += 1;
+            let token = Revoked {
+                id: tables.last_revoked,
+                document,
+                grant,
+                fence: *fence,
+            };
+            tables.revoked.push((holder, token));
+            Ok(token.fence)
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use sluice_lockmgr::GrantId;
+
     use super::*;
 
     fn request(name: &str) -> JoinRequest {
@@ -542,7 +568,10 @@ mod tests {
         let second = door.join(&request("a")).await.unwrap();
         assert_eq!(second.member.id, first.member.id);
         assert!(second.member.epoch > first.member.epoch);
-        assert_eq!(door.renew(first.member).await, Err(RegistryError::Fenced));
+        assert_eq!(
+            door.renew(first.member, &[]).await,
+            Err(RegistryError::Fenced)
+        );
     }
 
     #[tokio::test]
@@ -558,7 +587,7 @@ mod tests {
         );
         let seen = door.members().await.unwrap().members[1].expires;
         registry.advance(Duration::from_secs(7));
-        door.renew(a.member).await.unwrap();
+        door.renew(a.member, &[]).await.unwrap();
         assert_eq!(
             door.fence_expired(b.member, a.member, seen).await,
             Err(RegistryError::Fenced),
@@ -583,6 +612,15 @@ mod tests {
         assert!(door.take_shards(b.member, &taken).await.unwrap().is_empty());
         door.leave(a.member).await.unwrap();
         assert_eq!(door.take_shards(b.member, &taken).await.unwrap().len(), 1);
-        assert!(door.force_fence(b.member, 0, ShardEpoch(9)).await.is_err());
+        let of_a = Revocation {
+            document: 0,
+            grant: GrantId::default(),
+            holder: a.member,
+        };
+        assert!(
+            door.force_fence(b.member, &of_a, ShardEpoch(9))
+                .await
+                .is_err()
+        );
     }
 }

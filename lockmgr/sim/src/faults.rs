@@ -19,6 +19,8 @@ pub struct Faults {
     pub clock_jump: u64,
     /// Messages take long.
     pub slow: u64,
+    /// A node hears and says nothing by any way, and keeps its lease: its tokens are taken away by force.
+    pub deaf: u64,
     /// Mean pause between two faults in simulated milliseconds.
     pub every_ms: u64,
 }
@@ -33,6 +35,7 @@ impl Default for Faults {
             database_down: 1,
             clock_jump: 1,
             slow: 1,
+            deaf: 1,
             every_ms: 4_000,
         }
     }
@@ -50,6 +53,7 @@ impl Faults {
             database_down: 0,
             clock_jump: 0,
             slow: 0,
+            deaf: 0,
             every_ms: 1_000,
         }
     }
@@ -65,6 +69,7 @@ pub(crate) enum Fault {
     DatabaseDown { length: u64 },
     ClockJump { by: u64 },
     Slow { length: u64 },
+    Deaf { node: usize, length: u64 },
 }
 
 impl Faults {
@@ -78,6 +83,7 @@ impl Faults {
             self.database_down,
             self.clock_jump,
             self.slow,
+            self.deaf,
         ];
         let total: u64 = weights.iter().sum();
         if total == 0 {
@@ -112,7 +118,11 @@ impl Faults {
             5 => Fault::ClockJump {
                 by: random.between(1_000, 30_000),
             },
-            _ => Fault::Slow { length },
+            6 => Fault::Slow { length },
+            _ => Fault::Deaf {
+                node,
+                length: random.between(14_000, 30_000),
+            },
         })
     }
 }

@@ -47,6 +47,8 @@ pub enum Mutant {
     NoFence,
     /// What a node knows of a document counts in later terms too.
     NoTerm,
+    /// Nodes do not hear what a renewal says of tokens that were taken away.
+    DeafRenewal,
 }
 
 impl Plan {
@@ -74,6 +76,8 @@ pub struct Report {
     pub commits: u64,
     /// Commits that the database refused because their writer had lost its right.
     pub fenced: u64,
+    /// Attempts to take a token away by force.
+    pub forced: u64,
     /// Faults.
     pub faults: u64,
     /// Incarnations that were fenced or died.

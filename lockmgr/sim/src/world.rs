@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use futures::FutureExt;
-use sluice_lockmgr::{EpochRegistry, JoinRequest, Member, RegistryTime};
-use sluice_lockmgr_cluster::core::{Event as TokenEvent, GrantId, TokenMessage};
+use sluice_lockmgr::{EpochRegistry, JoinRequest, Member, RegistryTime, Revocation};
+use sluice_lockmgr_cluster::core::{Event as TokenEvent, TokenMessage};
 use sluice_lockmgr_cluster::membership::{Held, Input};
 
 use crate::database::{Commit, Committed, Database};
@@ -56,6 +56,7 @@ pub(crate) enum Event {
 pub(crate) enum Call {
     Renew {
         sent: u64,
+        heard: Vec<u64>,
     },
     Look {
         asked: u64,
@@ -78,10 +79,7 @@ pub(crate) enum Call {
         state: sluice_lockmgr::MemberState,
     },
     HoldLife,
-    ForceFence {
-        document: u64,
-        grant: GrantId,
-    },
+    ForceFence(Revocation),
     Head {
         client: usize,
         owner: ClientId,
@@ -124,6 +122,8 @@ pub(crate) struct World {
     connected: BTreeSet<(usize, usize)>,
     cut: BTreeMap<(usize, usize), u64>,
     database_cut: Vec<u64>,
+    /// Until when each node hears and says nothing.
+    deaf: Vec<u64>,
     database_down: u64,
     slow_until: u64,
     faults_end: bool,
@@ -150,6 +150,7 @@ impl World {
             connected: BTreeSet::new(),
             cut: BTreeMap::new(),
             database_cut: vec![0; plan.nodes],
+            deaf: vec![0; plan.nodes],
             database_down: 0,
             slow_until: 0,
             faults_end: false,
@@ -222,6 +223,7 @@ impl World {
         let longest = [self.database_down, self.slow_until]
             .into_iter()
             .chain(self.database_cut.iter().copied())
+            .chain(self.deaf.iter().copied())
             .chain(self.cut.values().copied())
             .max()
             .unwrap_or(0);
@@ -444,6 +446,9 @@ impl World {
             }
             Fault::ClockJump { by } => {
                 self.database.registry.advance(Duration::from_millis(by));
+            }
+            Fault::Deaf { node, length } => {
+                self.deaf[node] = self.deaf[node].max(self.now + length);
             }
             Fault::Slow { length } => self.slow_until = self.slow_until.max(self.now + length),
         }

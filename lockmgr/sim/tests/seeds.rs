@@ -70,3 +70,38 @@ fn commits_without_a_fence_are_found() {
 fn a_cache_that_outlives_its_term_is_found() {
     assert!(is_found(Mutant::NoTerm).is_some());
 }
+
+/// Nodes that keep their lease and answer nobody, on documents that mostly one node uses.
+fn deaf(seed: u64, mutant: Mutant) -> Plan {
+    Plan {
+        documents: 200,
+        mutant,
+        faults: Faults {
+            deaf: 3,
+            database_cut: 1,
+            kill: 1,
+            every_ms: 15_000,
+            ..Faults::none()
+        },
+        ..Plan::new(seed, 4_000)
+    }
+}
+
+#[test]
+fn a_token_taken_away_by_force_leaves_one_writer() {
+    let mut forced = 0;
+    for seed in 1..=number("SLUICE_SIM_SEEDS", 12) {
+        match run(&deaf(seed, Mutant::None)) {
+            Ok(report) => forced += report.forced,
+            Err(violation) => panic!("{violation}"),
+        }
+    }
+    assert!(forced > 10, "{forced} tokens");
+    println!("{forced} tokens taken away");
+}
+
+#[test]
+fn a_node_that_does_not_hear_that_its_token_was_taken_away_is_found() {
+    let found = (1..=12).find_map(|seed| run(&deaf(seed, Mutant::DeafRenewal)).err());
+    assert_eq!(found.map(|v| v.invariant), Some("I1 single writer"));
+}

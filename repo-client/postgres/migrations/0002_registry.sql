@@ -25,3 +25,12 @@ CREATE TABLE peer_mailbox(
     message bytea NOT NULL
 );
 CREATE INDEX peer_mailbox_to ON peer_mailbox(to_member, to_epoch, id);
+
+-- Tokens (rights to decide about a document alone) that were taken away by force and whose holders have not said that they
+-- heard of it: each renewal of a lease brings what its node has lost.
+CREATE TABLE revocation(
+    id bigserial PRIMARY KEY,
+    holder integer NOT NULL, holder_epoch bigint NOT NULL,
+    document bigint NOT NULL, shard_epoch bigint NOT NULL, number bigint NOT NULL, fence bigint NOT NULL
+);
+CREATE INDEX revocation_holder ON revocation(holder, holder_epoch, id);

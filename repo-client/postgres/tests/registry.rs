@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sluice_lockmgr::{
-    ClusterIdentity, EpochRegistry, FenceOutcome, JoinRequest, Joined, Member, MemberEpoch,
-    MemberState, PastReason, RegistryError, RegistryHint, ShardEpoch, ShardId,
+    ClusterIdentity, EpochRegistry, FenceOutcome, GrantId, JoinRequest, Joined, Member,
+    MemberEpoch, MemberState, PastReason, RegistryError, RegistryHint, Revocation, ShardEpoch,
+    ShardId, shard_of,
 };
 use sluice_repo_postgres::server::PostgresServer;
 use sluice_repo_postgres::{Database, PostgresRegistry, RegistryOptions};
@@ -120,9 +121,9 @@ async fn a_name_is_taken_while_its_process_lives_and_replaced_at_once_when_it_do
             Err(error) => assert!(matches!(error, RegistryError::NameTaken { .. })),
         }
     };
-    assert_eq!(registry.renew(dead).await, Err(RegistryError::Fenced));
+    assert_eq!(registry.renew(dead, &[]).await, Err(RegistryError::Fenced));
     assert_eq!(registry.members().await.unwrap().members.len(), 1);
-    registry.renew(second.member).await.unwrap();
+    registry.renew(second.member, &[]).await.unwrap();
 }
 
 #[tokio::test]
@@ -133,14 +134,14 @@ async fn a_heartbeat_passes_a_commit_that_holds_the_row_and_a_fence_waits_for_it
     let mut writer = session(&ground.url).await;
     let mut commit = writer.begin().await.unwrap();
     assert_eq!(key_share(&mut commit, victim.member).await, 1);
-    registry.renew(victim.member).await.unwrap();
+    registry.renew(victim.member, &[]).await.unwrap();
 
     drop(victim.life);
     let expires = expired(&registry, me.member, victim.member).await;
     let fence = tokio::spawn({
         let (registry, me, victim) = (registry.clone(), me.member, victim.member);
         async move {
-            registry.renew(me).await.unwrap();
+            registry.renew(me, &[]).await.unwrap();
             registry.fence_expired(me, victim, expires).await
         }
     });
@@ -201,8 +202,8 @@ async fn a_renewed_lease_is_not_fenced_and_a_node_without_a_lease_fences_nobody(
     let registry = ground.registry_with(Duration::from_millis(200)).await;
     let (me, victim) = (join(&registry, "a").await, join(&registry, "b").await);
     let expires = expired(&registry, me.member, victim.member).await;
-    registry.renew(victim.member).await.unwrap();
-    registry.renew(me.member).await.unwrap();
+    registry.renew(victim.member, &[]).await.unwrap();
+    registry.renew(me.member, &[]).await.unwrap();
     assert_eq!(
         registry
             .fence_expired(me.member, victim.member, expires)
@@ -218,8 +219,8 @@ async fn a_renewed_lease_is_not_fenced_and_a_node_without_a_lease_fences_nobody(
         Err(RegistryError::Fenced)
     );
     // It froze, and thaws with everything: its row is still there.
-    registry.renew(me.member).await.unwrap();
-    registry.renew(victim.member).await.unwrap();
+    registry.renew(me.member, &[]).await.unwrap();
+    registry.renew(victim.member, &[]).await.unwrap();
 }
 
 #[tokio::test]
@@ -246,7 +247,7 @@ async fn a_dead_process_is_fenced_at_once_and_a_living_one_is_not() {
         Ok(FenceOutcome::Gone)
     );
     assert_eq!(
-        registry.renew(victim.member).await,
+        registry.renew(victim.member, &[]).await,
         Err(RegistryError::Fenced)
     );
     assert_eq!(
@@ -274,7 +275,7 @@ async fn a_lost_life_connection_is_told_and_the_lock_can_be_taken_again() {
         .await
         .expect("told of the loss");
     let _again = registry.hold_life(joined.member).await.unwrap();
-    registry.renew(joined.member).await.unwrap();
+    registry.renew(joined.member, &[]).await.unwrap();
 }
 
 #[tokio::test]
@@ -362,6 +363,49 @@ async fn a_take_over_waits_for_commits_under_the_old_shard_epoch() {
 }
 
 #[tokio::test]
+async fn a_token_that_is_taken_away_is_told_to_its_holder_until_it_has_heard() {
+    let ground = Ground::new();
+    let registry = ground.registry().await;
+    let (owner, holder) = (join(&registry, "a").await, join(&registry, "b").await);
+    // A name: there is no such document, and nobody commits it.
+    let document = (1 << 63) | 77;
+    let shard = (shard_of(document), ShardEpoch(0));
+    let taken = registry.take_shards(owner.member, &[shard]).await.unwrap();
+    let epoch = taken[0].1;
+    let of_holder = Revocation {
+        document,
+        grant: GrantId { epoch, number: 5 },
+        holder: holder.member,
+    };
+    let refused = registry.force_fence(holder.member, &of_holder, epoch).await;
+    assert!(matches!(refused, Err(RegistryError::Refused(_))));
+    let none = registry.renew(holder.member, &[]).await.unwrap().revoked;
+    assert_eq!(none, []);
+    let fence = registry
+        .force_fence(owner.member, &of_holder, epoch)
+        .await
+        .unwrap();
+    assert!(fence > epoch.fence() && ShardEpoch::of_fence(fence) == epoch);
+    for _ in 0..2 {
+        let told = registry.renew(holder.member, &[]).await.unwrap().revoked;
+        let [token] = told.as_slice() else {
+            panic!("{told:?}")
+        };
+        assert_eq!(
+            (token.document, token.grant, token.fence),
+            (document, of_holder.grant, fence)
+        );
+    }
+    let told = registry.renew(owner.member, &[]).await.unwrap().revoked;
+    assert_eq!(told, [], "only its holder is told");
+    let heard = registry.renew(holder.member, &[]).await.unwrap().revoked[0].id;
+    for _ in 0..2 {
+        let told = registry.renew(holder.member, &[heard]).await.unwrap();
+        assert_eq!(told.revoked, []);
+    }
+}
+
+#[tokio::test]
 async fn mail_arrives_in_order_once_and_only_for_members() {
     let ground = Ground::new();
     let registry = ground.registry().await;
@@ -411,12 +455,12 @@ async fn the_first_identity_stays_and_states_are_counted() {
     assert_eq!(registry.identity(&mine).await, Ok(mine.clone()));
     assert_eq!(registry.identity(&other).await, Ok(mine));
     let a = join(&registry, "a").await;
-    let before = registry.renew(a.member).await.unwrap();
+    let before = registry.renew(a.member, &[]).await.unwrap();
     registry
         .set_state(a.member, a.member, MemberState::Live)
         .await
         .unwrap();
-    assert!(registry.renew(a.member).await.unwrap().members > before.members);
+    assert!(registry.renew(a.member, &[]).await.unwrap().members > before.members);
     assert_eq!(
         registry.members().await.unwrap().members[0].state,
         MemberState::Live
@@ -477,7 +521,7 @@ async fn a_restart_of_the_server_keeps_members_and_owners() {
     server.kill().unwrap();
     a.life.lost().await;
     assert!(matches!(
-        registry.renew(a.member).await,
+        registry.renew(a.member, &[]).await,
         Err(RegistryError::Unavailable(_))
     ));
     server.start().unwrap();
@@ -497,7 +541,7 @@ async fn a_promoted_synchronous_standby_thaws_everybody() {
     let mut standby = server.standby().unwrap();
     server.synchronous(true).unwrap();
     for _ in 0..20 {
-        registry.renew(a.member).await.unwrap();
+        registry.renew(a.member, &[]).await.unwrap();
     }
     server.kill().unwrap();
     fail_over(&mut server, &mut standby);
@@ -512,7 +556,7 @@ async fn a_promoted_standby_that_lost_answered_commits_is_noticed_and_nobody_tha
     let mut standby = server.standby().unwrap();
     server.synchronous(false).unwrap();
     standby.cut_replication().unwrap();
-    registry.renew(a.member).await.unwrap();
+    registry.renew(a.member, &[]).await.unwrap();
     server.kill().unwrap();
     fail_over(&mut server, &mut standby);
     let outcome = renewed(&registry, a.member).await;
@@ -540,7 +584,7 @@ async fn renewed(
     me: Member,
 ) -> Result<sluice_lockmgr::Heartbeat, RegistryError> {
     loop {
-        match registry.renew(me).await {
+        match registry.renew(me, &[]).await {
             Err(RegistryError::Unavailable(_)) => {}
             outcome => return outcome,
         }
@@ -563,7 +607,7 @@ async fn expired(
                 .expires
         };
         // Leases have one length, so one that was renewed later by that length proves the other one over.
-        registry.renew(me).await.unwrap();
+        registry.renew(me, &[]).await.unwrap();
         if of(me).0 > of(member).0 + 400_000 {
             return of(member);
         }

@@ -1,14 +1,18 @@
 //! The coordinator's part: giving documents to nodes, taking them back, deciding for all.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use bytes::Bytes;
-use sluice_lockmgr::{Member, MemberId, Now, shard_of};
+use sluice_lockmgr::{GrantId, Member, MemberId, Now, shard_of};
 
 use super::effect::Effect;
 use super::machine::TokenMachine;
-use super::message::{Body, GrantId, Part, RequestId};
+use super::message::{Body, Part, RequestId};
 use super::shard::Role;
+
+/// Between two attempts to take a token away in the registry.
+const RAISE_AGAIN: Duration = Duration::from_secs(1);
 
 /// A request of a node that waits for the document to come here.
 #[derive(Clone, Debug)]
@@ -28,7 +32,8 @@ pub(super) enum Mode {
         grant: GrantId,
         /// Entries of others that go in with what the holder brings.
         parts: Parts,
-        /// When to use force. [`Now::NEVER`]: it is being used.
+        force: Force,
+        /// When `force` goes on. [`Now::NEVER`]: not by itself.
         deadline: Now,
     },
     /// By this node for all.
@@ -43,6 +48,20 @@ pub(super) enum Mode {
     },
     /// As central, and the gate is being closed if only this node (or nobody) has something.
     Returning { to: Option<Member> },
+}
+
+/// How far a token is from being taken away.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Force {
+    /// Its holder is asked to give it back; at the deadline force is used.
+    Asked,
+    /// The registry is asked to take it away. What became of that must be known before the document goes on, as its commits
+    /// need the new fence. `returned`: the holder gave it back meanwhile, or is gone.
+    Raising { returned: bool },
+    /// The registry could not be asked; at the deadline it is asked again.
+    Again { returned: bool },
+    /// Taken away; at the deadline its holder has heard of that, or may not act.
+    Raised,
 }
 
 /// Entries by the node whose clients they belong to.
@@ -291,6 +310,7 @@ impl TokenMachine {
             holder,
             grant,
             parts: others,
+            force: Force::Asked,
             deadline: until,
         };
         self.set_timer(patience, document);
@@ -308,8 +328,11 @@ impl TokenMachine {
         let mut asked = Vec::new();
         for (document, doc) in self.shards.values_mut().flat_map(|s| &mut s.docs) {
             if let Some(coordination) = &mut doc.coordination
-                && let Mode::Revoking { deadline, .. } = &mut coordination.mode
-                && *deadline != Now::NEVER
+                && let Mode::Revoking {
+                    force: Force::Asked,
+                    deadline,
+                    ..
+                } = &mut coordination.mode
             {
                 *deadline = until;
                 asked.push(*document);
@@ -325,8 +348,11 @@ impl TokenMachine {
         let until = self.now.after(patience);
         if let Some(coordination) = self.coordination(document)
             && coordination.is_out(from, token)
-            && let Mode::Revoking { deadline, .. } = &mut coordination.mode
-            && *deadline != Now::NEVER
+            && let Mode::Revoking {
+                force: Force::Asked,
+                deadline,
+                ..
+            } = &mut coordination.mode
         {
             *deadline = until;
             self.set_timer(patience, document);
@@ -340,11 +366,28 @@ impl TokenMachine {
         if !coordination.is_out(from, token) {
             return;
         }
-        let mut states = match &mut coordination.mode {
-            Mode::Revoking { parts, .. } => std::mem::take(parts),
-            _ => Vec::new(),
+        if let Mode::Revoking { parts, .. } = &mut coordination.mode {
+            parts.extend(state.map(|state| (from, state)));
+        } else if let Some(state) = state {
+            let queue = std::mem::take(&mut coordination.queue);
+            return self.decide_again(document, vec![(from, state)], queue);
+        }
+        self.no_token_out(document);
+    }
+
+    /// The token is back, or its holder is gone: the document goes on, unless its fence is being raised.
+    fn no_token_out(&mut self, document: u64) {
+        let Some(coordination) = self.coordination(document) else {
+            return;
         };
-        states.extend(state.map(|state| (from, state)));
+        let mut states = Vec::new();
+        if let Mode::Revoking { parts, force, .. } = &mut coordination.mode {
+            if let Force::Raising { returned } | Force::Again { returned } = force {
+                *returned = true;
+                return;
+            }
+            states = std::mem::take(parts);
+        }
         let queue = std::mem::take(&mut coordination.queue);
         self.decide_again(document, states, queue);
     }
@@ -426,12 +469,19 @@ impl TokenMachine {
         };
         match &mut coordination.mode {
             Mode::Revoking {
+                force: Force::Raised,
+                deadline,
+                ..
+            } if *deadline <= now => self.no_token_out(document),
+            Mode::Revoking {
                 holder,
                 grant,
+                force,
                 deadline,
                 ..
             } if *deadline <= now => {
-                *deadline = Now::NEVER;
+                let returned = matches!(force, Force::Again { returned: true });
+                (*force, *deadline) = (Force::Raising { returned }, Now::NEVER);
                 let (holder, grant) = (*holder, *grant);
                 self.effects.push(Effect::ForceFence {
                     document,
@@ -557,15 +607,19 @@ impl TokenMachine {
 
     pub(super) fn fenced(&mut self, document: u64, token: GrantId, fence: Option<u64>) {
         let id = shard_of(document);
-        let now = self.now;
+        let (now, options) = (self.now, self.options);
+        if let Some(fence) = fence {
+            self.raise_fence(document, fence);
+        }
         let Some(coordination) = self.coordination(document) else {
             return;
         };
         let Mode::Revoking {
             holder,
             grant,
-            parts,
+            force: force @ Force::Raising { .. },
             deadline,
+            ..
         } = &mut coordination.mode
         else {
             return;
@@ -573,19 +627,28 @@ impl TokenMachine {
         if *grant != token {
             return;
         }
-        let Some(fence) = fence else {
-            *deadline = now.after(std::time::Duration::from_secs(1));
-            self.set_timer(std::time::Duration::from_secs(1), document);
-            return;
+        let returned = *force == Force::Raising { returned: true };
+        let wait = match fence {
+            Some(_) => options.revoke_wait,
+            None => RAISE_AGAIN,
         };
-        let (holder, grant, parts) = (*holder, *grant, std::mem::take(parts));
-        let queue = std::mem::take(&mut coordination.queue);
-        self.raise_fence(document, fence);
+        *force = match fence {
+            Some(_) => Force::Raised,
+            None => Force::Again { returned },
+        };
+        *deadline = now.after(wait);
+        let (holder, grant) = (*holder, *grant);
+        self.set_timer(wait, document);
+        let Some(fence) = fence else { return };
         for member in self.live.clone() {
             self.say(member, id, Body::Forced { document, fence });
         }
-        self.say(holder, id, Body::Revoked { document, grant });
-        self.decide_again(document, parts, queue);
+        if returned {
+            self.no_token_out(document);
+        } else {
+            // It may be heard sooner than the registry.
+            self.say(holder, id, Body::Revoked { document, grant });
+        }
     }
 
     pub(super) fn coordinated_node_down(&mut self, document: u64, member: Member) {
@@ -609,13 +672,7 @@ impl TokenMachine {
         );
         let held = coordination.holder() == Some(member);
         if held {
-            let parts = match &mut coordination.mode {
-                Mode::Revoking { parts, .. } => std::mem::take(parts),
-                _ => Vec::new(),
-            };
-            let queue = std::mem::take(&mut coordination.queue);
-            self.decide_again(document, parts, queue);
-            return;
+            return self.no_token_out(document);
         }
         for (from, request) in gone {
             self.effects.push(Effect::Abort {

@@ -1,9 +1,9 @@
 //! What happens to a token machine, and what it wants done.
 
 use bytes::Bytes;
-use sluice_lockmgr::{Member, MemberId, ShardId, ShardOwner};
+use sluice_lockmgr::{GrantId, Member, MemberId, Revoked, ShardId, ShardOwner};
 
-use super::message::{GrantId, Part, RequestId, TokenMessage};
+use super::message::{Part, RequestId, TokenMessage};
 
 /// What happens to a machine. Only documents and shards of this machine's own share may be named.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,6 +114,9 @@ pub enum Event {
         /// The fence that commits need now.
         fence: Option<u64>,
     },
+    /// The registry says that tokens of this machine's documents were taken away by force. To be told before the renewal that
+    /// brought it prolongs the lease, also while frozen.
+    Revoked(Vec<Revoked>),
     /// Another member takes part.
     NodeUp(Member),
     /// A member is fenced or has left.
@@ -247,7 +250,7 @@ pub enum Effect {
         /// What.
         tell: Bytes,
     },
-    /// Raise the document's fence in the registry; then [`Event::Fenced`].
+    /// Take the token away in the registry; then [`Event::Fenced`].
     ForceFence {
         /// Which document.
         document: u64,

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use sluice_lockmgr::{Member, MemberEpoch, MemberId, Now, ShardEpoch, ShardId, shard_of};
+use sluice_lockmgr::{GrantId, Member, MemberEpoch, MemberId, Now, ShardEpoch, ShardId, shard_of};
 
 use super::effect::{Effect, Event};
-use super::message::{Body, GrantId, TokenMessage};
+use super::message::{Body, TokenMessage};
 use super::node::NodeSide;
 use super::shard::{Doc, Role, Shard};
 
@@ -17,6 +17,8 @@ pub struct TokenOptions {
     pub tokens_max: usize,
     /// How long a holder may be silent after it was asked to give a token back.
     pub surrender_patience: Duration,
+    /// How long after a token was taken away by force in the registry its holder may still go by it: one lease.
+    pub revoke_wait: Duration,
     /// How often a holder says that it is still committing.
     pub busy_every: Duration,
     /// How often a coordinator looks whether a document is still shared.
@@ -38,6 +40,7 @@ impl Default for TokenOptions {
         Self {
             tokens_max: 262_144,
             surrender_patience: Duration::from_secs(15),
+            revoke_wait: Duration::from_secs(6),
             busy_every: Duration::from_secs(5),
             look_every: Duration::from_secs(1),
             idle_after: Duration::from_secs(2),
@@ -115,6 +118,7 @@ impl TokenMachine {
                 }
                 self.assert_all();
             }
+            Event::Revoked(tokens) => self.revoked_by_registry(tokens),
             Event::NodeUp(member) => self.node_up(member),
             Event::NodeDown(member) => self.node_down(member),
             Event::Shards(owners) => {
@@ -261,7 +265,8 @@ impl TokenMachine {
                 fence,
             } => self.fenced(document, grant, fence),
             Event::Tick => self.tick(),
-            Event::NodeUp(_)
+            Event::Revoked(_)
+            | Event::NodeUp(_)
             | Event::NodeDown(_)
             | Event::Shards(_)
             | Event::Frozen

@@ -5,18 +5,7 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use sluice_lockmgr::{Member, ShardEpoch, ShardId};
-
-/// Names one token for its life: never given twice, and greater under a later owner of the shard.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-pub struct GrantId {
-    /// Of the shard when it was given.
-    pub epoch: ShardEpoch,
-    /// Within that epoch.
-    pub number: u64,
-}
+use sluice_lockmgr::{GrantId, Member, ShardEpoch, ShardId};
 
 /// Names one try of one request at the node that makes it; never used twice by one incarnation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

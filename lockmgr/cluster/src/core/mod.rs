@@ -25,7 +25,7 @@ mod shard;
 
 pub use effect::{Effect, Event};
 pub use machine::{TokenMachine, TokenOptions};
-pub use message::{Body, Claim, GrantId, Held, Part, RequestId, TokenMessage};
+pub use message::{Body, Claim, Held, Part, RequestId, TokenMessage};
 
 #[cfg(test)]
 mod tests;

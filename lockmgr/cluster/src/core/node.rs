@@ -1,11 +1,11 @@
 //! The node's part: asking for documents, being alone on them, giving them back.
 
 use bytes::Bytes;
-use sluice_lockmgr::{Member, ShardEpoch, ShardId, shard_of};
+use sluice_lockmgr::{GrantId, Member, Revoked, ShardEpoch, ShardId, shard_of};
 
 use super::effect::Effect;
 use super::machine::TokenMachine;
-use super::message::{Body, GrantId, Part, RequestId, TokenMessage};
+use super::message::{Body, Part, RequestId, TokenMessage};
 use super::shard::{Mirror, Pending};
 
 /// Tokens that leave at once when so many of a shard are on their way back.
@@ -179,7 +179,11 @@ impl TokenMachine {
                 self.granted(document, grant, state, fence);
             }
             Body::Surrender { document, grant } => self.surrender_asked(document, grant),
-            Body::Revoked { document, grant } => self.revoked(document, grant),
+            Body::Revoked { document, grant } => {
+                // Said after it was given: it comes no more.
+                self.shard_mut(id).void.remove(&grant);
+                self.revoked(document, grant);
+            }
             Body::Forced { document, fence } => self.raise_fence(document, fence),
             Body::Answer {
                 document,
@@ -215,6 +219,9 @@ impl TokenMachine {
         if let Some(fence) = fence {
             self.raise_fence(document, fence);
         }
+        if self.shard_mut(shard_of(document)).void.contains(&grant) {
+            return self.refuse(document);
+        }
         self.next_term += 1;
         let term = self.next_term;
         let doc = self.enter(document);
@@ -229,6 +236,24 @@ impl TokenMachine {
         });
         self.run_pending(document);
         self.release_oldest();
+    }
+
+    /// A token that was taken away before it came. Its giver forgot what this node had asked: it is asked anew.
+    fn refuse(&mut self, document: u64) {
+        let pending = match self.doc_mut(document) {
+            Some(doc) if doc.side == NodeSide::Away => std::mem::take(&mut doc.pending),
+            _ => return,
+        };
+        for Pending { request, sent } in pending {
+            if let Some((owner, epoch)) = self.owner(document)
+                && sent == Some(epoch)
+            {
+                let body = Body::Cancel { document, request };
+                self.say(owner, shard_of(document), body);
+            }
+            self.effects.push(Effect::Run { request });
+        }
+        self.forget_if_idle(document);
     }
 
     fn surrender_asked(&mut self, document: u64, grant: GrantId) {
@@ -287,6 +312,21 @@ impl TokenMachine {
         self.forget_if_idle(document);
     }
 
+    /// What the registry says counts also where the coordinator could not be heard.
+    pub(super) fn revoked_by_registry(&mut self, tokens: Vec<Revoked>) {
+        for token in tokens {
+            self.raise_fence(token.document, token.fence);
+            let side = self.doc(token.document).map(|doc| doc.side);
+            let shard = self.shard_mut(shard_of(token.document));
+            if side.and_then(NodeSide::grant) != Some(token.grant)
+                && token.grant.epoch >= shard.reported
+            {
+                shard.void.insert(token.grant);
+            }
+            self.revoked(token.document, token.grant);
+        }
+    }
+
     fn revoked(&mut self, document: u64, grant: GrantId) {
         let Some(doc) = self.doc_mut(document) else {
             return;
@@ -294,21 +334,31 @@ impl TokenMachine {
         if doc.side.grant() != Some(grant) {
             return;
         }
-        if !matches!(doc.side, NodeSide::Surrendering { .. }) {
+        if matches!(doc.side, NodeSide::Alone { .. }) {
             self.tokens_held = self.tokens_held.saturating_sub(1);
         }
         let doc = self.enter(document);
         doc.side = NodeSide::Away;
         doc.mirror = None;
         self.effects.push(Effect::Drop { document });
+        if let Some((owner, _)) = self.owner(document) {
+            // Nobody need wait for the end of this node's lease.
+            let grants = vec![(document, grant)];
+            self.say(owner, shard_of(document), Body::GiveBack { grants });
+        }
         self.dispatch(document);
         self.forget_if_idle(document);
     }
 
     pub(super) fn raise_fence(&mut self, document: u64, fence: u64) {
-        let shard = shard_of(document);
-        self.shard_mut(shard).forced.insert(document, fence);
-        self.effects.push(Effect::Asserted { shard });
+        let id = shard_of(document);
+        let shard = self.shard_mut(id);
+        if ShardEpoch::of_fence(fence) < shard.epoch {
+            return;
+        }
+        let forced = shard.forced.entry(document).or_default();
+        *forced = fence.max(*forced);
+        self.effects.push(Effect::Asserted { shard: id });
     }
 
     fn take_part(&mut self, document: u64, epoch: ShardEpoch, part: Option<Part>) {

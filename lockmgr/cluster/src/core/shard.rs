@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use sluice_lockmgr::{Member, ShardEpoch, ShardId};
+use sluice_lockmgr::{GrantId, Member, ShardEpoch, ShardId};
 
 use super::coordinator::{Coordination, Mode, Parts};
 use super::effect::Effect;
 use super::machine::TokenMachine;
-use super::message::{Body, Claim, GrantId, Held, RequestId};
+use super::message::{Body, Claim, Held, RequestId};
 use super::node::NodeSide;
 
 /// Claims in one message of a report.
@@ -42,6 +42,8 @@ pub(super) struct Shard {
     pub docs: BTreeMap<u64, Doc>,
     /// Documents whose fence was raised by force in this epoch.
     pub forced: BTreeMap<u64, u64>,
+    /// Tokens that were taken away before they were here: what brings them is still on its way.
+    pub void: BTreeSet<GrantId>,
     /// Messages for the coordinator that came before it could look at them.
     early: VecDeque<(Member, ShardEpoch, Body)>,
     /// Documents that are being closed since the shard was lost; a report waits for them.
@@ -290,6 +292,8 @@ impl TokenMachine {
             return;
         }
         shard.reported = epoch;
+        // What earlier owners gave is not listened to any more.
+        shard.void.retain(|grant| grant.epoch >= epoch);
         shard.report_due = Some((from, epoch));
         self.send_report(id);
         self.dispatch_shard(id, true);

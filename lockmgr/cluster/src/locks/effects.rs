@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sluice_lockmgr::{
-    Begun, DocumentState, Exported, Member, MemberId, NotHere, Op, OpAnswer, Residence, Ticket,
-    shard_of,
+    Begun, DocumentState, Exported, GrantId, Member, MemberId, NotHere, Op, OpAnswer, Residence,
+    Revocation, Ticket, shard_of,
 };
 
 use super::message::{PeerMessage, Tell, decode, encode};
 use super::sinks::StandIn;
 use super::{Evaluation, Inner, Resolved};
-use crate::core::{Body, Effect, Event, GrantId, Part, RequestId, TokenMessage};
+use crate::core::{Body, Effect, Event, Part, RequestId, TokenMessage};
 
 impl Inner {
     pub(super) fn carry_out(self: &Arc<Self>, effect: Effect) {
@@ -296,7 +296,15 @@ impl Inner {
         tracing::warn!(document, %holder, "a node does not give a document back; its right is taken away by force");
         let inner = Arc::clone(self);
         self.runtime.spawn(async move {
-            let raised = inner.registry.force_fence(inner.me, document, epoch).await;
+            let revocation = Revocation {
+                document,
+                grant,
+                holder,
+            };
+            let raised = inner
+                .registry
+                .force_fence(inner.me, &revocation, epoch)
+                .await;
             if let Err(error) = &raised {
                 tracing::warn!(document, shard = shard_of(document).0, %error, "the document's fence can't be raised; it is tried again");
             }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use sluice_lockmgr::{Member, Now, ShardId, shard_of};
 
 use crate::core::{Effect, Event, TokenMachine, TokenOptions};
@@ -15,6 +15,9 @@ const MACHINES: usize = 64;
 struct Outbox {
     queue: VecDeque<Effect>,
     busy: bool,
+    /// Effects posted and carried out so far.
+    posted: u64,
+    carried: u64,
 }
 
 struct Slot {
@@ -22,6 +25,8 @@ struct Slot {
     machine: Mutex<TokenMachine>,
     /// Taken after `machine`, or alone; never held while an effect is carried out.
     outbox: Mutex<Outbox>,
+    /// An effect is carried out, or its delivery has ended.
+    delivered: Condvar,
     deadline: AtomicU64,
 }
 
@@ -39,6 +44,7 @@ impl Machines {
         let slot = |_| Slot {
             machine: Mutex::new(TokenMachine::new(me, options)),
             outbox: Mutex::default(),
+            delivered: Condvar::new(),
             deadline: AtomicU64::new(u64::MAX),
         };
         Self {
@@ -84,29 +90,48 @@ impl Machines {
                 return;
             }
             // Posted while the machine is still locked, so that their order is the machine's.
-            slot.outbox.lock().queue.extend(machine.take_effects());
+            let effects = machine.take_effects();
+            let mut outbox = slot.outbox.lock();
+            outbox.posted += effects.len() as u64;
+            outbox.queue.extend(effects);
         }
         if std::mem::replace(&mut slot.outbox.lock().busy, true) {
             return;
         }
         let mut busy = Busy {
-            outbox: &slot.outbox,
+            slot,
             panicking: true,
         };
+        let mut carried = 0;
         loop {
             let next = {
                 let mut outbox = slot.outbox.lock();
+                outbox.carried += carried;
                 let next = outbox.queue.pop_front();
                 // Told under the same lock that nothing is left, so that no effect is stranded.
                 outbox.busy = next.is_some();
                 next
             };
+            slot.delivered.notify_all();
             match next {
                 Some(effect) => carry_out(effect),
                 None => break,
             }
+            carried = 1;
         }
         busy.panicking = false;
+    }
+
+    /// Waits until what a machine wants so far is carried out, by whichever thread does it. Never to be called while
+    /// carrying out an effect.
+    pub(super) fn wait_delivered(&self, at: usize) {
+        let Some(slot) = self.slots.get(at) else {
+            return;
+        };
+        let mut outbox = slot.outbox.lock();
+        let posted = outbox.posted;
+        slot.delivered
+            .wait_while(&mut outbox, |outbox| outbox.busy && outbox.carried < posted);
     }
 
     /// Machines whose time has come.
@@ -119,14 +144,15 @@ impl Machines {
 
 /// Lets the next caller deliver even if one panics.
 struct Busy<'a> {
-    outbox: &'a Mutex<Outbox>,
+    slot: &'a Slot,
     panicking: bool,
 }
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
         if self.panicking {
-            self.outbox.lock().busy = false;
+            self.slot.outbox.lock().busy = false;
+            self.slot.delivered.notify_all();
         }
     }
 }

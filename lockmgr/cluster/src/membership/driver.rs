@@ -94,11 +94,11 @@ impl Driver {
     fn perform(&self, output: Output) {
         let (me, registry) = (self.me, Arc::clone(&self.registry));
         match output {
-            Output::Renew => {
+            Output::Renew { heard } => {
                 // The lease counts from before the renewal is sent.
                 let sent = self.clock.now_ms();
                 self.ask(async move {
-                    let result = bounded(registry.renew(me)).await;
+                    let result = bounded(registry.renew(me, &heard)).await;
                     Input::Renewed { sent, result }
                 });
             }
@@ -167,6 +167,12 @@ impl Driver {
             }
             ClusterEvent::Lost => {
                 tracing::error!("this node was fenced: what it held is gone");
+            }
+            ClusterEvent::Revoked(tokens) => {
+                tracing::warn!(
+                    documents = tokens.len(),
+                    "this node's right on documents was taken away by force, as it did not give them back in time"
+                );
             }
             ClusterEvent::NodeUp(_) | ClusterEvent::Shards(_) => {}
         }

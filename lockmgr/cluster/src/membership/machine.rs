@@ -121,7 +121,10 @@ pub enum Input {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Output {
     /// Renew the lease.
-    Renew,
+    Renew {
+        /// The revocations that the last renewal brought.
+        heard: Vec<u64>,
+    },
     /// Read the members.
     Look {
         /// Read the shard map too, before them.
@@ -228,6 +231,8 @@ pub struct Machine {
     pub(super) lease_until: Ms,
     pub(super) life: Life,
     pub(super) renewing: bool,
+    /// Revocations that were told on, for the next renewal.
+    pub(super) heard: Vec<u64>,
     pub(super) next_renew: Ms,
     pub(super) looking: bool,
     /// No look before that.
@@ -286,6 +291,7 @@ impl Machine {
             lease_until: sent + timing.ttl - timing.margin,
             life: Life::Held,
             renewing: false,
+            heard: Vec::new(),
             next_renew: sent + timing.renew,
             looking: false,
             look_pause: 0,
@@ -380,6 +386,11 @@ impl Machine {
         match result {
             Ok(heartbeat) => {
                 self.next_renew = sent + self.timing.renew;
+                // Before the lease is prolonged: whoever took them away counts on it.
+                self.heard = heartbeat.revoked.iter().map(|token| token.id).collect();
+                if !heartbeat.revoked.is_empty() {
+                    out.push(Output::Tell(ClusterEvent::Revoked(heartbeat.revoked)));
+                }
                 let until = sent + self.timing.ttl - self.timing.margin;
                 if until > self.lease_until {
                     self.lease_until = until;

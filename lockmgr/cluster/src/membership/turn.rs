@@ -43,7 +43,8 @@ impl Machine {
         }
         if !self.renewing && now >= self.next_renew {
             self.renewing = true;
-            out.push(Output::Renew);
+            let heard = self.heard.clone();
+            out.push(Output::Renew { heard });
         }
         self.look_if_due(now, out);
         if self.phase == Phase::Frozen || !self.may_act(now) {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use sluice_lockmgr::{Member, MemberId, shard_of};
+use sluice_lockmgr::{Member, MemberId, Revocation, shard_of};
 use sluice_lockmgr_cluster::core::{Body, Effect, Event as TokenEvent, Held, Part, RequestId};
 
 use super::{Call, Event, World};
@@ -351,8 +351,18 @@ impl World {
                 member: dead,
             } => self.drop_member(member, document, dead),
             Effect::ForceFence {
-                document, grant, ..
-            } => self.call(member, Call::ForceFence { document, grant }),
+                document,
+                holder,
+                grant,
+            } => {
+                self.report.forced += 1;
+                let revocation = Revocation {
+                    document,
+                    grant,
+                    holder,
+                };
+                self.call(member, Call::ForceFence(revocation));
+            }
             _ => {}
         }
     }

@@ -7,6 +7,7 @@ use sluice_lockmgr_cluster::membership::{ClusterEvent, Input, LinkNote, Output};
 use sluice_lockmgr_cluster::transport::DialError;
 
 use super::{Call, DATABASE_PATIENCE_MS, Event, TICK_MS, World, pair};
+use crate::Mutant;
 use crate::node::Node;
 
 /// Ticks between two calls of an address that refused.
@@ -100,7 +101,7 @@ impl World {
             None => return,
         };
         match output {
-            Output::Renew => self.call(member, Call::Renew { sent: clock }),
+            Output::Renew { heard } => self.call(member, Call::Renew { sent: clock, heard }),
             Output::Look { map } => self.call(member, Call::Look { asked: clock, map }),
             Output::FenceExpired { victim, expires } => {
                 self.call(member, Call::FenceExpired { victim, expires });
@@ -166,6 +167,12 @@ impl World {
                 self.set_frozen(member, false);
                 TokenEvent::Thawed
             }
+            ClusterEvent::Revoked(tokens) => {
+                if self.plan.mutant == Mutant::DeafRenewal {
+                    return;
+                }
+                TokenEvent::Revoked(tokens)
+            }
             ClusterEvent::Shards(map) => {
                 let Some(node) = self.node_mut(member) else {
                     return;
@@ -218,7 +225,7 @@ impl World {
         // The process may be gone: what it sent is carried out all the same.
         let done = reachable || (self.database_down <= self.now && self.random.one_in(3));
         let input = match call {
-            Call::Head { .. } | Call::Commit { .. } | Call::ForceFence { .. } => {
+            Call::Head { .. } | Call::Commit { .. } | Call::ForceFence(_) => {
                 return self.data_call(member, call, done, reachable);
             }
             call => self.registry_call(member, call, done, reachable),
@@ -249,9 +256,9 @@ impl World {
             result.filter(|_| heard).unwrap_or(Err(unavailable()))
         }
         Some(match call {
-            Call::Renew { sent } => Input::Renewed {
+            Call::Renew { sent, heard: known } => Input::Renewed {
                 sent,
-                result: now(done, heard, door.renew(member)),
+                result: now(done, heard, door.renew(member, &known)),
             },
             Call::Look { asked, map } => Input::Looked {
                 asked,
@@ -291,7 +298,7 @@ impl World {
                 }
                 Err(_) => Input::LifeRefused,
             },
-            Call::Head { .. } | Call::Commit { .. } | Call::ForceFence { .. } => return None,
+            Call::Head { .. } | Call::Commit { .. } | Call::ForceFence(_) => return None,
         })
     }
 
@@ -324,7 +331,9 @@ impl World {
         }
         let (a, b) = (self.slot(from), self.slot(to));
         let open = receiver.open.contains(&from);
+        let deaf = |slot: Option<usize>| slot.is_some_and(|slot| self.deaf[slot] > self.now);
         let path = match (a, b) {
+            _ if deaf(a) || deaf(b) => false,
             (Some(a), Some(b)) if self.reachable(a, b) => true,
             (Some(a), Some(b)) => {
                 self.database_reachable(a) && self.database_reachable(b) && self.random.one_in(3)

@@ -1,6 +1,7 @@
 //! What clients do: lock, look at the newest version, commit on top of it or just read it, unlock.
 
-use sluice_lockmgr::{EpochRegistry, Member};
+use futures::FutureExt;
+use sluice_lockmgr::{EpochRegistry, Member, Revocation};
 use sluice_lockmgr_cluster::core::Event as TokenEvent;
 
 use super::{Answer, Call, DATABASE_PATIENCE_MS, Event, World};
@@ -238,19 +239,21 @@ impl World {
                 };
                 self.after(wait, Event::Answer(member, answer));
             }
-            Call::ForceFence { document, grant } => {
+            Call::ForceFence(revocation) => {
+                let Revocation {
+                    document, grant, ..
+                } = revocation;
                 let Some(node) = self.node(member) else {
                     return;
                 };
-                let door = node.door.clone();
-                let epoch = grant.epoch;
-                let fenced = match done {
-                    true => {
-                        futures::FutureExt::now_or_never(door.force_fence(member, document, epoch))
-                    }
-                    false => None,
-                };
-                let fence = fenced.and_then(Result::ok).filter(|_| heard);
+                let owned = node.tokens.owner(document);
+                let fence = owned.filter(|(owner, _)| done && *owner == member);
+                let fence = fence.and_then(|(_, epoch)| {
+                    node.door
+                        .force_fence(member, &revocation, epoch)
+                        .now_or_never()
+                });
+                let fence = fence.and_then(Result::ok).filter(|_| heard);
                 let event = TokenEvent::Fenced {
                     document,
                     grant,

@@ -1,8 +1,9 @@
 //! Members: their lives from joining to leaving or being fenced.
 
 use sluice_lockmgr::{
-    ClusterIdentity, FenceOutcome, Heartbeat, JoinRequest, Joined, Member, MemberEpoch, MemberId,
-    MemberList, MemberRecord, MemberState, PastMember, PastReason, RegistryError, RegistryTime,
+    ClusterIdentity, FenceOutcome, GrantId, Heartbeat, JoinRequest, Joined, Member, MemberEpoch,
+    MemberId, MemberList, MemberRecord, MemberState, PastMember, PastReason, RegistryError,
+    RegistryTime, Revoked, ShardEpoch,
 };
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
@@ -117,18 +118,24 @@ impl PostgresRegistry {
         }
     }
 
-    pub(super) async fn prolong(&self, me: Member) -> Result<Heartbeat> {
+    pub(super) async fn prolong(&self, me: Member, heard: &[u64]) -> Result<Heartbeat> {
         let before = self.database.history().mark();
+        let heard: Vec<i64> = heard.iter().map(|id| big(*id)).collect();
         let mut lent = self.stock.lend().await?;
         // Touches no indexed column and no key: it passes commits that hold the row, and leaves no work to the indexes.
+        // What was revoked is read in the same statement: whoever prolongs knows what came before.
         let row = sqlx::query(
-            "UPDATE node_session SET expires_at = clock_timestamp() + $3 WHERE member = $1 AND epoch = $2 \
+            "WITH heard AS (DELETE FROM revocation WHERE holder = $1 AND holder_epoch = $2 AND id = ANY($4)) \
+             UPDATE node_session SET expires_at = clock_timestamp() + $3 WHERE member = $1 AND epoch = $2 \
              RETURNING (SELECT value FROM cluster_state WHERE key = 'members'), \
-               (SELECT value FROM cluster_state WHERE key = 'shards'), pg_current_xact_id()::text::bigint",
+               (SELECT value FROM cluster_state WHERE key = 'shards'), pg_current_xact_id()::text::bigint, \
+               ARRAY(SELECT unnest(ARRAY[id, document, shard_epoch, number, fence]) FROM (SELECT * FROM revocation \
+                 WHERE holder = $1 AND holder_epoch = $2 AND id <> ALL($4) ORDER BY id) AS r)",
         )
         .bind(small(me.id.0))
         .bind(big(me.epoch.0))
         .bind(self.lease())
+        .bind(heard)
         .fetch_optional(&mut lent.conn)
         .await
         .map_err(told)?;
@@ -142,9 +149,11 @@ impl PostgresRegistry {
             ));
         }
         history.committed(row.try_get(2).map_err(told)?);
+        let revoked: Vec<i64> = row.try_get(3).map_err(told)?;
         Ok(Heartbeat {
             members: unsigned(members),
             shards: unsigned(shards),
+            revoked: revoked.as_chunks().0.iter().map(revoked_of).collect(),
         })
     }
 
@@ -397,7 +406,7 @@ async fn row_of(conn: &mut PgConnection, member: Member, lock: Lock) -> Result<O
     .map_err(told)
 }
 
-/// Ends a life whose row is locked; its mail goes too.
+/// Ends a life whose row is locked; its mail and what it should hear go too.
 async fn remove(
     conn: &mut PgConnection,
     row: &Session,
@@ -408,6 +417,7 @@ async fn remove(
     for statement in [
         "DELETE FROM node_session WHERE member = $1 AND epoch = $2",
         "DELETE FROM peer_mailbox WHERE to_member = $1 AND to_epoch = $2",
+        "DELETE FROM revocation WHERE holder = $1 AND holder_epoch = $2",
     ] {
         sqlx::query(statement)
             .bind(member)
@@ -429,6 +439,19 @@ async fn remove(
     .await
     .map(drop)
     .map_err(told)
+}
+
+/// As `PostgresRegistry::prolong` reads it: five columns after each other.
+fn revoked_of(&[id, document, epoch, number, fence]: &[i64; 5]) -> Revoked {
+    Revoked {
+        id: unsigned(id),
+        document: document.cast_unsigned(),
+        grant: GrantId {
+            epoch: ShardEpoch(unsigned(epoch)),
+            number: unsigned(number),
+        },
+        fence: unsigned(fence),
+    }
 }
 
 fn record(row: &PgRow) -> std::result::Result<MemberRecord, sqlx::Error> {

@@ -23,8 +23,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use sluice_lockmgr::{
     ClusterIdentity, EpochRegistry, FenceOutcome, Heartbeat, JoinRequest, Joined, LifeLock, Member,
-    MemberList, MemberState, PastMember, RegistryError, RegistryHint, RegistryTime, ShardEpoch,
-    ShardId, ShardMap,
+    MemberList, MemberState, PastMember, RegistryError, RegistryHint, RegistryTime, Revocation,
+    ShardEpoch, ShardId, ShardMap,
 };
 use sqlx::PgConnection;
 
@@ -169,8 +169,8 @@ impl EpochRegistry for PostgresRegistry {
         .await
     }
 
-    async fn renew(&self, me: Member) -> Result<Heartbeat> {
-        self.bounded(self.prolong(me)).await
+    async fn renew(&self, me: Member, heard: &[u64]) -> Result<Heartbeat> {
+        self.bounded(self.prolong(me, heard)).await
     }
 
     async fn members(&self) -> Result<MemberList> {
@@ -238,7 +238,12 @@ impl EpochRegistry for PostgresRegistry {
         self.hints.next(me).await
     }
 
-    async fn force_fence(&self, me: Member, document: u64, epoch: ShardEpoch) -> Result<u64> {
-        self.bounded(self.raise_fence(me, document, epoch)).await
+    async fn force_fence(
+        &self,
+        me: Member,
+        revocation: &Revocation,
+        epoch: ShardEpoch,
+    ) -> Result<u64> {
+        self.bounded(self.take_away(me, revocation, epoch)).await
     }
 }

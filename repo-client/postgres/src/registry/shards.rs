@@ -1,8 +1,8 @@
-//! Owners of the lock shards, and the forced fence of one document. The epoch of a shard is part of its key: raising it waits
+//! Owners of the lock shards, and tokens taken away by force. The epoch of a shard is part of its key: raising it waits
 //! for commits that hold the row, and none under the old epoch comes after it.
 
 use sluice_lockmgr::{
-    FENCE_FORCED_BITS, Member, MemberEpoch, MemberId, RegistryError, ShardEpoch, ShardId, ShardMap,
+    Member, MemberEpoch, MemberId, RegistryError, Revocation, ShardEpoch, ShardId, ShardMap,
     shard_of,
 };
 use sqlx::{PgConnection, Row};
@@ -114,12 +114,17 @@ impl PostgresRegistry {
         moved(&given)
     }
 
-    pub(super) async fn raise_fence(
+    pub(super) async fn take_away(
         &self,
         me: Member,
-        document: u64,
+        revocation: &Revocation,
         epoch: ShardEpoch,
     ) -> Result<u64> {
+        let Revocation {
+            document,
+            grant,
+            holder,
+        } = *revocation;
         let mut lent = self.stock.lend().await?;
         let mut tx = lent.begin().await?;
         own_row(&mut tx, me).await?;
@@ -139,20 +144,35 @@ impl PostgresRegistry {
                 "the document's shard has another owner by now".into(),
             ));
         }
-        // Commits change the same row, so that each is wholly before or after this.
+        // Commits change the same row, so that each is wholly before or after this. What is not there (a name, a deleted
+        // document) nobody can commit.
         let fence: Option<i64> = sqlx::query_scalar(
             "UPDATE node SET fence = greatest(fence, $2) + 1 WHERE id = $1 RETURNING fence",
         )
-        .bind(big(document))
-        .bind(big(epoch.0 << FENCE_FORCED_BITS))
+        .bind(document.cast_signed())
+        .bind(big(epoch.fence()))
         .fetch_optional(&mut *tx)
+        .await
+        .map_err(told)?;
+        let fence = fence.map_or(epoch.fence() + 1, unsigned);
+        // For the holder's next renewal. One that is no member any more has no use for it.
+        sqlx::query(
+            "INSERT INTO revocation(holder, holder_epoch, document, shard_epoch, number, fence) \
+             SELECT $1, $2, $3, $4, $5, $6 \
+             FROM node_session WHERE member = $1 AND epoch = $2 FOR KEY SHARE",
+        )
+        .bind(small(holder.id.0))
+        .bind(big(holder.epoch.0))
+        .bind(document.cast_signed())
+        .bind(big(grant.epoch.0))
+        .bind(big(grant.number))
+        .bind(big(fence))
+        .execute(&mut *tx)
         .await
         .map_err(told)?;
         commit(tx).await?;
         lent.give_back();
-        fence
-            .map(unsigned)
-            .ok_or_else(|| RegistryError::Refused(format!("there is no document {document}")))
+        Ok(fence)
     }
 
     /// After a committed change of owners: remembers it and tells the others.

@@ -223,7 +223,31 @@ fn a_holder_that_never_answers_is_fenced_by_force() {
     w.lock(2, document, 1);
     w.after(Duration::from_secs(20));
     assert_eq!(w.forced, 1);
-    assert!(w.holds(2, document, 1) || w.waits(2) == 0);
+    assert!(
+        !w.holds(2, document, 1),
+        "its lease may have been prolonged just before"
+    );
+    w.after(Duration::from_secs(5));
+    assert!(w.holds(2, document, 1));
+}
+
+#[test]
+fn a_holder_that_hears_that_it_was_fenced_by_force_gives_way_at_once() {
+    let mut w = world(3);
+    let document = w.document_of(0);
+    w.lock(1, document, 1);
+    w.drain();
+    w.freeze(1, true);
+    w.lock(2, document, 1);
+    w.after(Duration::from_secs(16));
+    assert_eq!(w.forced, 1);
+    // By its renewal, before it thaws.
+    w.hear_revoked(1);
+    w.drain();
+    assert!(w.holds(2, document, 1));
+    w.freeze(1, false);
+    w.drain();
+    assert!(!w.holds(1, document, 1));
 }
 
 #[test]

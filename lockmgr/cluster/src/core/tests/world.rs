@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sluice_lockmgr::{
-    Member, MemberEpoch, MemberId, Now, SHARDS, ShardEpoch, ShardId, ShardMap, ShardOwner,
+    GrantId, Member, MemberEpoch, MemberId, Now, Revoked, SHARDS, ShardEpoch, ShardId, ShardMap,
+    ShardOwner,
 };
 
 use crate::core::{
-    Body, Effect, Event, GrantId, Held, Part, RequestId, TokenMachine, TokenMessage, TokenOptions,
+    Body, Effect, Event, Held, Part, RequestId, TokenMachine, TokenMessage, TokenOptions,
 };
 
 /// A client: its node's number and its own.
@@ -100,6 +101,8 @@ pub(super) struct World {
     /// Messages that went over links.
     pub sent: u64,
     pub forced: u64,
+    /// What the registry says of the tokens that were taken away.
+    revoked: Vec<Revoked>,
 }
 
 impl World {
@@ -132,6 +135,7 @@ impl World {
             seed: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
             sent: 0,
             forced: 0,
+            revoked: Vec::new(),
         };
         for at in 0..world.nodes.len() {
             for other in 1..=count {
@@ -216,6 +220,11 @@ impl World {
     pub(super) fn freeze(&mut self, at: usize, frozen: bool) {
         self.nodes[at].frozen = frozen;
         self.step(at, if frozen { Event::Frozen } else { Event::Thawed });
+    }
+
+    /// A renewal brings a node what was taken away.
+    pub(super) fn hear_revoked(&mut self, at: usize) {
+        self.step(at, Event::Revoked(self.revoked.clone()));
     }
 
     /// Everything that somebody could still wait for, to explain a failure.
@@ -624,11 +633,17 @@ impl World {
 
     fn fenced(&mut self, at: usize, document: u64, grant: GrantId) {
         let shard = sluice_lockmgr::shard_of(document);
-        let fence = Some(self.map.owner(shard).epoch.fence() + self.forced);
-        let event = Event::Fenced {
+        let fence = self.map.owner(shard).epoch.fence() + self.forced;
+        self.revoked.push(Revoked {
+            id: self.forced,
             document,
             grant,
             fence,
+        });
+        let event = Event::Fenced {
+            document,
+            grant,
+            fence: Some(fence),
         };
         self.step(at, event);
     }

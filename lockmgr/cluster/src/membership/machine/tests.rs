@@ -212,9 +212,9 @@ impl World {
         let (now, me) = (self.now, self.member(node));
         let door = Arc::clone(&self.nodes[node].door);
         let answer = match output {
-            Output::Renew => Input::Renewed {
+            Output::Renew { heard } => Input::Renewed {
                 sent: now,
-                result: door.renew(me).await,
+                result: door.renew(me, &heard).await,
             },
             Output::Look { map } => Input::Looked {
                 asked: now,
