@@ -210,9 +210,11 @@ async fn welcome(
         local,
         called: ends.called.map_or(local, canonical),
     };
-    Control::run(shared, stream, ends, implicit_tls)
-        .instrument(span)
-        .await;
+    let vfs = shared.vfs.clone();
+    tokio::select! {
+        () = Control::run(shared, stream, ends, implicit_tls).instrument(span) => {}
+        () = vfs.abandoned() => {}
+    }
 }
 
 fn set_up(stream: &TcpStream) -> io::Result<SocketAddr> {

@@ -74,6 +74,8 @@ pub(crate) struct Inner {
     pub(crate) options: VfsTimes,
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) stopping: CancellationToken,
+    /// The node was fenced: nothing that is under way means anything any more.
+    abandoned: CancellationToken,
     pub(crate) working: WorkingTable,
     pub(crate) places: Places,
     pub(crate) opens: OpenTable,
@@ -124,6 +126,7 @@ impl Vfs {
             options: options.times,
             runtime: tokio::runtime::Handle::current(),
             stopping: CancellationToken::new(),
+            abandoned: CancellationToken::new(),
             working: WorkingTable::default(),
             places: Places::default(),
             opens: OpenTable::default(),
@@ -188,6 +191,12 @@ impl Vfs {
         self.inner.stopping.cancel();
         self.inner.locks.stop();
         self.inner.thaw.notify_waiters();
+        self.inner.abandoned.cancel();
+    }
+
+    /// Waits until [`Self::abandon`]: from then on a head has nothing to finish and cuts off its clients, so that they go elsewhere.
+    pub async fn abandoned(&self) {
+        self.inner.abandoned.cancelled().await;
     }
 
     /// Whether both stores answer, the content store by taking new objects.

@@ -97,7 +97,11 @@ pub(crate) async fn run(
     };
     // Calls under way are still answered.
     calls.close();
-    calls.wait().await;
+    tokio::select! {
+        () = calls.wait() => {}
+        // A call may wait for something that never comes; its client must not.
+        () = head.vfs.abandoned() => {}
+    }
     finished.cancel();
     // A writer that panicked has nothing left to send.
     let _ = writer.await;

@@ -122,7 +122,11 @@ impl Connection {
             async move { conn.out.run(&conn.closing, &finished).await }
         });
         receive::read_frames(&conn, read_half).await;
-        conn.tear_down().await;
+        tokio::select! {
+            () = conn.tear_down() => {}
+            // A request may wait for an answer that never comes; its client must not.
+            () = server.vfs.abandoned() => {}
+        }
         finished.cancel();
         // A writer that panicked has nothing left to send.
         let _ = writer.await;

@@ -145,8 +145,8 @@ impl Inner {
             inner: self,
             number,
         };
-        // It may have gone since it was looked for, before there was something to drop.
-        if !self.members.lock().contains(&to) {
+        // It may have gone since it was looked for, or this node, before there was something to drop.
+        if !self.members.lock().contains(&to) || self.is_lost() {
             return None;
         }
         self.send(to, &PeerMessage::Call(number, call));
