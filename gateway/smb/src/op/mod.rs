@@ -213,8 +213,11 @@ impl OpContext {
         let open = open
             .filter(|open| open.tree.load(Ordering::Relaxed) == self.tree.id.0)
             .ok_or(NtStatus::FILE_CLOSED)?;
-        if let Some(replay) = open.disk().and_then(|disk| disk.replay.as_ref()) {
-            replay.used.store(true, Ordering::Release);
+        if let Some(disk) = open.disk() {
+            self.note_channel_sequence(disk);
+            if let Some(replay) = &disk.replay {
+                replay.used.store(true, Ordering::Release);
+            }
         }
         Ok(open)
     }
@@ -258,20 +261,29 @@ impl OpContext {
 }
 
 impl OpContext {
-    /// Verifies ChannelSequence of a request that changes something (MS-SMB2 3.3.5.2.10): one older than the
-    /// newest seen comes from a channel that the client gave up, and must not be carried out.
+    /// Remembers the newest ChannelSequence that any request on the handle carried (MS-SMB2 3.3.5.2.10).
+    fn note_channel_sequence(&self, disk: &DiskOpen) {
+        if self.conn.dialect() < Dialect::Smb300 {
+            return;
+        }
+        let sent = self.header.channel_sequence();
+        // Kept as it is if it is newer; the counter wraps around.
+        let _ = disk.channel_sequence.fetch_update(
+            Ordering::AcqRel,
+            Ordering::Acquire,
+            |newest| matches!(sent.wrapping_sub(newest), 1..=0x7FFF).then_some(sent),
+        );
+    }
+
+    /// Refuses a request that changes something if its ChannelSequence is older than the newest seen: it comes from a
+    /// channel that the client gave up, and must not be carried out (MS-SMB2 3.3.5.2.10).
     pub(crate) fn check_channel_sequence(&self, disk: &DiskOpen) -> Result<(), NtStatus> {
         if self.conn.dialect() < Dialect::Smb300 {
             return Ok(());
         }
-        let sent = self.header.channel_sequence();
         let newest = disk.channel_sequence.load(Ordering::Acquire);
-        match sent.wrapping_sub(newest) {
-            0 => Ok(()),
-            1..=0x7FFF => {
-                disk.channel_sequence.store(sent, Ordering::Release);
-                Ok(())
-            }
+        match self.header.channel_sequence().wrapping_sub(newest) {
+            0..=0x7FFF => Ok(()),
             _ => Err(NtStatus::FILE_NOT_AVAILABLE),
         }
     }

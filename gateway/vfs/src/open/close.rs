@@ -93,6 +93,14 @@ impl OpenState {
             Ok(()) if !delete => self.settle_creation().await,
             other => other,
         };
+        if delete {
+            // Whoever only keeps a cached handle closes it, so that the name is free. Others keep the document until they close.
+            let _ = self
+                .inner
+                .locks
+                .break_caches_before_move(self.lock.resource, &self.actor, Some(self.lock))
+                .await;
+        }
         // A failed flush does not keep the lock: the bytes stay in the working content and are tried again.
         let closed = if delete {
             if self.kind == sluice_repo::NodeKind::Directory {
