@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::cache_grant::{CacheSink, CacheState, LeaseId};
+use crate::epoch::Member;
 use crate::outcome::{
     AckError, Closed, Denial, Entry, OpenState, Opened, RangeHolder, RangeNotLocked,
 };
@@ -95,6 +96,11 @@ pub enum Note {
         /// Which, in the file layer's form.
         bytes: Vec<u8>,
     },
+    /// Metadata is about to change, or has changed: for those who cache it.
+    Metadata {
+        /// What, in the file layer's form.
+        bytes: Vec<u8>,
+    },
 }
 
 /// The file layer, as the lock service calls it back. [`crate::LocalLocks`] never does: it has nobody to share with.
@@ -105,8 +111,11 @@ pub trait LockHost: Send + Sync {
     async fn surrender(&self, document: u64);
     /// Commit what is uncommitted, and keep going. Gives whether there was something.
     async fn settle(&self, document: u64) -> bool;
-    /// A note from another node. Must not block; what it asks for may go on after the call.
-    fn noted(&self, note: Note);
+    /// The other live nodes. First called when all that were live when this node began are known, and again whenever
+    /// somebody comes or goes; nothing that a node did, and no note of it, comes after it is missing here. Must not block.
+    fn members(&self, others: &[Member]);
+    /// A note from another node; those of one node come in their order. Must not block; what it asks for may go on after the call.
+    fn noted(&self, from: Member, note: Note);
     /// Returns when what the notes so far ask for holds here.
     async fn notes_hold(&self);
     /// Whether the document has acknowledged changes that are not committed.
@@ -302,6 +311,11 @@ pub trait LockService: Send + Sync {
     /// Changes that other nodes have acknowledged to their clients but not committed are committed when this returns.
     /// False: there were none, what was read from the repository before is still as it is now.
     async fn settle(&self, documents: &[u64]) -> bool;
+
+    /// Whether this node is sure, now, that the others count it as live: else nothing cached may be read out.
+    fn may_act(&self) -> bool {
+        true
+    }
 
     /// Tells all other live nodes, some time soon.
     fn announce(&self, note: Note);

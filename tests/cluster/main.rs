@@ -4,6 +4,7 @@
 mod demo;
 mod failover;
 mod members;
+mod metadata;
 
 use std::time::{Duration, Instant};
 

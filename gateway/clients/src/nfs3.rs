@@ -225,9 +225,15 @@ impl Nfs3Client {
         Ok(xdr.opaque()?.to_vec())
     }
 
+    /// Sends a LOOKUP.
+    pub fn send_lookup(&mut self, dir: &[u8], name: &str) -> anyhow::Result<u32> {
+        self.send(100_003, 3, &[&opaque(dir), &opaque(name.as_bytes())])
+    }
+
     /// LOOKUP: handle and size, or the status.
     pub fn lookup(&mut self, dir: &[u8], name: &str) -> anyhow::Result<Result<(Handle, u64), u32>> {
-        let reply = self.call(3, &[&opaque(dir), &opaque(name.as_bytes())])?;
+        let xid = self.send_lookup(dir, name)?;
+        let reply = self.receive(xid)?;
         let mut xdr = Xdr(&reply);
         let status = xdr.u32()?;
         if status != 0 {
@@ -422,6 +428,15 @@ impl Nfs3Client {
         change.extend(size.to_be_bytes());
         change.extend([0; 12]);
         Xdr(&self.call(2, &[&opaque(file), &change])?).u32()
+    }
+
+    /// SETATTR of the permission bits; the status.
+    pub fn set_mode(&mut self, node: &[u8], mode: u32) -> anyhow::Result<u32> {
+        let mut change = Vec::new();
+        for value in [1, mode, 0, 0, 0, 0, 0, 0] {
+            change.extend(value.to_be_bytes());
+        }
+        Xdr(&self.call(2, &[&opaque(node), &change])?).u32()
     }
 
     /// MKDIR: the handle, or the status.

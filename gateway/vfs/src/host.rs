@@ -9,10 +9,11 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
-use sluice_lockmgr::{LockHost, Note};
+use sluice_lockmgr::{LockHost, Member, Note};
 use sluice_repo::{Attributes, NodeId, NodeKind, RepoError};
 use smallvec::SmallVec;
 
+use crate::coherent::Pin;
 use crate::vfs::Inner;
 
 /// The file layer as the lock service knows it. Does not keep it alive.
@@ -33,9 +34,15 @@ impl LockHost for Host {
         }
     }
 
-    fn noted(&self, note: Note) {
+    fn members(&self, others: &[Member]) {
+        if let Some(coherent) = self.0.upgrade().and_then(|inner| inner.coherent.clone()) {
+            coherent.members(others);
+        }
+    }
+
+    fn noted(&self, from: Member, note: Note) {
         if let Some(inner) = self.0.upgrade() {
-            inner.noted(note);
+            inner.noted(from, note);
         }
     }
 
@@ -85,7 +92,7 @@ impl Inner {
     }
 
     /// Another node tells something.
-    fn noted(self: &Arc<Self>, note: Note) {
+    fn noted(self: &Arc<Self>, from: Member, note: Note) {
         match note {
             Note::RecordsChanged => {
                 self.records.doubt();
@@ -95,6 +102,11 @@ impl Inner {
             }
             Note::Changed { bytes } => self.noted_changes(&bytes),
             Note::Orphans { bytes } => self.noted_orphans(&bytes),
+            Note::Metadata { bytes } => {
+                if let Some(coherent) = &self.coherent {
+                    coherent.noted(from, &bytes);
+                }
+            }
         }
     }
 
@@ -129,20 +141,53 @@ impl Inner {
     /// Attributes of a document as they are now, by what the repository has just said: what other nodes have answered for but not
     /// committed is committed first.
     pub(crate) async fn as_now(&self, mut attributes: Attributes) -> Result<Attributes, RepoError> {
-        let file = attributes.kind == NodeKind::File;
-        if file && self.settle_elsewhere(std::iter::once(attributes.id)).await {
+        if !self.is_as_now(&mut attributes) && self.locks.settle(&[attributes.id.0]).await {
             attributes = self.repo.get(attributes.id).await?;
         }
         self.overlay(&mut attributes);
         Ok(attributes)
     }
 
-    /// Has committed what other nodes answered for. False: there was nothing.
-    pub(crate) async fn settle_elsewhere(&self, nodes: impl Iterator<Item = NodeId>) -> bool {
-        let elsewhere: SmallVec<[u64; 16]> = nodes
-            .filter(|node| self.resident(*node).is_none())
-            .map(|node| node.0)
+    /// The same for many; `false`: read them again, some were committed just now.
+    pub(crate) async fn are_as_now(&self, all: impl Iterator<Item = &mut Attributes>) -> bool {
+        let elsewhere: SmallVec<[u64; 16]> = all
+            .filter_map(|attributes| {
+                let asked = !self.is_as_now(attributes);
+                asked.then_some(attributes.id.0)
+            })
             .collect();
-        !elsewhere.is_empty() && self.locks.settle(&elsewhere).await
+        elsewhere.is_empty() || !self.locks.settle(&elsewhere).await
+    }
+
+    /// Whether it is certain without asking that no other node has more of the document than the attributes show.
+    fn is_as_now(&self, attributes: &mut Attributes) -> bool {
+        if attributes.kind != NodeKind::File || self.resident(attributes.id).is_some() {
+            return true;
+        }
+        // A cached value that counts is the repository's, and nobody changes it or has written to it in memory: the value that
+        // was read a moment ago may be older.
+        let settled = self.coherent.as_ref();
+        match settled.and_then(|coherent| coherent.settled(attributes.id)) {
+            Some(now) => {
+                attributes.clone_from(&now);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Whether it is certain without asking that no client of any node keeps writes to the document to itself.
+    pub(crate) fn is_untouched(&self, node: NodeId) -> bool {
+        let coherent = self.coherent.as_ref();
+        // Alone on the document, the own lock table is asked: it costs nothing.
+        self.resident(node).is_none() && coherent.is_some_and(|c| c.is_untouched(node))
+    }
+
+    /// To be held while a content has changes in memory, or a client may have some: other nodes ask before they show the document.
+    pub(crate) async fn pin(&self, node: NodeId) -> Result<Option<Pin>, RepoError> {
+        match &self.coherent {
+            Some(coherent) => coherent.pin(node).await.map(Some),
+            None => Ok(None),
+        }
     }
 }

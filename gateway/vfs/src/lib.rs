@@ -8,6 +8,7 @@
 mod accounts;
 mod admin;
 mod carry;
+mod coherent;
 mod error;
 mod fence;
 mod host;
@@ -39,6 +40,7 @@ pub use admin::{
     PolicyQuestion, RuleRecord, RuleVerdict, SessionRecord, ShareChange, ShareRecord,
     SimulatedChange, Simulation, UserRecord, VersionRecord,
 };
+pub use coherent::MetadataCounts;
 pub use error::{Conflict, ConflictKind, HolderInfo, VfsError};
 pub use identity::{Caller, Client, ClientId, Identity, Protocol};
 pub use listener::{CacheBreak, CacheListener};

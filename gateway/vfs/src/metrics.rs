@@ -1,7 +1,9 @@
 //! Counters of the file layer: relaxed atomics that an exporter reads. Never a decision.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::coherent::MetadataCounts;
 use crate::identity::Protocol;
 
 const PROTOCOLS: usize = 5;
@@ -56,6 +58,8 @@ pub struct Metrics {
     pub commit_failures: AtomicU64,
     /// Conflicted copies made.
     pub forks: AtomicU64,
+    /// Metadata of a cluster's repository, cached here.
+    pub metadata: Arc<MetadataCounts>,
 }
 
 impl Metrics {
@@ -101,6 +105,26 @@ impl Metrics {
                 &self.commit_failures,
             ),
             ("forks", "Conflicted copies made.", &self.forks),
+            (
+                "metadata_cache_hits",
+                "Reads of metadata answered from the cache.",
+                &self.metadata.hits,
+            ),
+            (
+                "metadata_cache_misses",
+                "Reads of metadata answered by the shared database.",
+                &self.metadata.misses,
+            ),
+            (
+                "metadata_changes_announced",
+                "Changes of metadata that waited for other nodes to drop what they had cached.",
+                &self.metadata.asked,
+            ),
+            (
+                "metadata_changes_quiet",
+                "Changes of metadata that no other node had to hear of first.",
+                &self.metadata.unasked,
+            ),
         ] {
             let count = counter.load(Ordering::Relaxed);
             text.push_str(&format!(

@@ -13,6 +13,7 @@ use sluice_repo::{ContentStore, LastLink, NameRef, NodeId, RepoError, Repository
 use tokio_util::sync::CancellationToken;
 
 use crate::accounts::LoginGuard;
+use crate::coherent::{ByLocks, Coherent, CoherentRepository};
 use crate::error::VfsError;
 use crate::host::Host;
 use crate::identity::{Caller, Client, ClientTable, Protocol};
@@ -67,6 +68,8 @@ pub struct VfsOptions {
 
 pub(crate) struct Inner {
     pub(crate) repo: Arc<dyn Repository>,
+    /// What stands before the repository of a cluster; `repo` leads through it.
+    pub(crate) coherent: Option<Arc<Coherent>>,
     pub(crate) store: Arc<dyn ContentStore>,
     pub(crate) locks: Arc<dyn LockService>,
     pub(crate) node: Arc<str>,
@@ -113,19 +116,30 @@ impl Vfs {
     /// # Errors
     /// The repository can't be read.
     pub async fn new(options: VfsOptions) -> Result<Vfs, VfsError> {
-        let repo = options.repository;
+        let (stopping, metrics) = (CancellationToken::new(), Metrics::default());
+        let (repo, coherent) = match options.member {
+            0 => (options.repository, None),
+            _ => {
+                let others = Arc::new(ByLocks(options.locks.clone()));
+                let counts = metrics.metadata.clone();
+                let core = Coherent::new(options.repository, others, stopping.clone(), counts);
+                let repo: Arc<dyn Repository> = Arc::new(CoherentRepository(core.clone()));
+                (repo, Some(core))
+            }
+        };
         let server_guid = once_setting(repo.as_ref(), "vfs.server_guid").await?;
         let handle_key = once_setting(repo.as_ref(), "vfs.handle_key").await?;
         let verifier = start_verifier(repo.as_ref(), &options.node).await?;
         let records = Records::load(&repo).await?;
         let inner = Arc::new(Inner {
             repo,
+            coherent,
             store: options.content,
             locks: options.locks,
             node: Arc::from(options.node),
             options: options.times,
             runtime: tokio::runtime::Handle::current(),
-            stopping: CancellationToken::new(),
+            stopping,
             abandoned: CancellationToken::new(),
             working: WorkingTable::default(),
             places: Places::default(),
@@ -134,7 +148,7 @@ impl Vfs {
             actors: ActorCache::default(),
             forks: Forks::default(),
             session_base: random_u128(),
-            metrics: Metrics::default(),
+            metrics,
             records,
             clients: ClientTable::of_member(options.member),
             member: options.member,
@@ -204,7 +218,8 @@ impl Vfs {
     /// # Errors
     /// The store's own words.
     pub async fn probe(&self) -> Result<(), VfsError> {
-        self.inner.repo.get(sluice_repo::ROOT).await?;
+        // Something that is never answered from a cache.
+        self.inner.repo.setting("vfs.server_guid").await?;
         self.inner.store.probe().await?;
         Ok(())
     }

@@ -99,6 +99,8 @@ struct Inner {
     woken: Notify,
     stopping: AtomicBool,
     lost: AtomicBool,
+    /// All members that were live when this node began are known.
+    members_known: AtomicBool,
     /// Whether the file layer is to hold still, and the turn of who tells it.
     told_frozen: (Mutex<bool>, tokio::sync::Mutex<()>),
 }
@@ -143,6 +145,7 @@ impl ClusterLocks {
             woken: Notify::new(),
             stopping: AtomicBool::new(false),
             lost: AtomicBool::new(false),
+            members_known: AtomicBool::new(false),
             told_frozen: (Mutex::new(false), tokio::sync::Mutex::new(())),
         });
         let host: Weak<dyn GateHost> = inner.this.clone();
@@ -208,6 +211,14 @@ impl Inner {
         members.iter().rev().find(|m| m.id == id).copied()
     }
 
+    fn tell_host_members(&self) {
+        if let Some(host) = self.host.get()
+            && self.members_known.load(Ordering::Acquire)
+        {
+            host.members(&self.others());
+        }
+    }
+
     fn tell_host_frozen(&self, frozen: bool) {
         if let Some(host) = self.host.get().cloned() {
             *self.told_frozen.0.lock() = frozen;
@@ -243,6 +254,7 @@ impl ClusterHandler for ClusterLocks {
             ClusterEvent::NodeUp(member) => {
                 if member != inner.me {
                     inner.members.lock().insert(member);
+                    inner.tell_host_members();
                     inner.step_all(&Event::NodeUp(member));
                 }
             }
@@ -250,6 +262,7 @@ impl ClusterHandler for ClusterLocks {
                 inner.members.lock().remove(&member);
                 inner.late.lock().remove(&member);
                 inner.calls.lock().retain(|_, called| called.to != member);
+                inner.tell_host_members();
                 inner.step_all(&Event::NodeDown(member));
             }
             ClusterEvent::Revoked(tokens) => {
@@ -273,6 +286,10 @@ impl ClusterHandler for ClusterLocks {
                 }
                 for (at, news) in news.into_iter().enumerate() {
                     inner.step_at(at, Event::Shards(news));
+                }
+                // Whoever was live when this map was read was announced before.
+                if !inner.members_known.swap(true, Ordering::AcqRel) {
+                    inner.tell_host_members();
                 }
             }
             ClusterEvent::Frozen => {

@@ -110,6 +110,7 @@ impl OpenState {
         } else {
             self.inner.locks.close(self.lock).await
         };
+        self.pin.lock().take();
         self.inner.opens.remove(self.id);
         if delete && self.kind == sluice_repo::NodeKind::Directory {
             // Others may hold it open still: who watches it is told that it goes.

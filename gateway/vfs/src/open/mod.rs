@@ -21,6 +21,7 @@ use sluice_lockmgr as lm;
 use sluice_repo::{Attributes, ContentId, NodeId, NodeKind};
 use smallvec::SmallVec;
 
+use crate::coherent::Pin;
 use crate::error::VfsError;
 use crate::identity::Caller;
 use crate::listener::CacheListener;
@@ -145,6 +146,8 @@ pub(crate) struct OpenState {
     lost: AtomicBool,
     closing: tokio::sync::OnceCell<Result<Option<Attributes>, VfsError>>,
     listener: Arc<Mutex<Option<Arc<dyn CacheListener>>>>,
+    /// The client may keep writes to itself: other nodes ask before they show the document.
+    pin: Mutex<Option<Pin>>,
 }
 
 /// A granted open. All methods may be called concurrently; each checks what the access granted at open allows.

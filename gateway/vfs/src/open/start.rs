@@ -395,6 +395,15 @@ impl Tree {
             },
             _ => told_oplock(locked.cache.state),
         };
+        // A lease that allows no writes yet may be raised by another open of the client.
+        let may_keep = match granted {
+            GrantedCache::Lease { .. } => bytes,
+            _ => locked.cache.state.has(lm::CacheState::W),
+        };
+        let pin = match may_keep {
+            true => self.inner().pin(plan.content.node).await?,
+            false => None,
+        };
         let rule = plan.policy.rule.as_deref();
         let lock = held.into_open().ok_or(VfsError::OpenLost)?;
         let state = Arc::new(OpenState {
@@ -419,6 +428,7 @@ impl Tree {
             lost: AtomicBool::new(false),
             closing: tokio::sync::OnceCell::new(),
             listener: sink.listener(),
+            pin: Mutex::new(pin),
         });
         sink.bind(&state);
         self.inner().opens.add(&state);

@@ -19,7 +19,7 @@ impl Tree {
     /// Breaks nobody's cache but asks a write-caching holder to give its data back first if `exact`.
     pub async fn attributes(&self, node: NodeId, exact: bool) -> Result<Attributes, VfsError> {
         let mut attributes = self.inner().repo.get(node).await?;
-        if exact && attributes.kind == NodeKind::File {
+        if exact && attributes.kind == NodeKind::File && !self.inner().is_untouched(node) {
             let policy = self.policy_of(node).await?;
             let nothing = lm::IoKind::Read(lm::ByteRange::clamped(0, 0));
             match self.pass_momentary(node, nothing, &policy).await {

@@ -216,12 +216,8 @@ impl Tree {
         self.require(&folder, AccessMask::READ_DATA).await?;
         let limit = limit.clamp(1, PAGE_MAX);
         let mut page = self.inner().repo.read_dir(dir, after, limit).await?;
-        let files = page
-            .entries
-            .iter()
-            .filter(|entry| entry.attributes.kind == NodeKind::File)
-            .map(|entry| entry.attributes.id);
-        if self.inner().settle_elsewhere(files).await {
+        let all = page.entries.iter_mut().map(|entry| &mut entry.attributes);
+        if !self.inner().are_as_now(all).await {
             page = self.inner().repo.read_dir(dir, after, limit).await?;
         }
         let mut entries = page.entries;

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use sluice_repo::WorkingContent;
 
 use super::{Working, Writer};
+use crate::coherent::Pin;
 use crate::error::VfsError;
 use crate::quota::Charge;
 use crate::vfs::Inner;
@@ -89,6 +90,15 @@ impl Change {
 }
 
 impl Inner {
+    /// What other nodes must know before something of the content is in memory only.
+    async fn pinned(&self, working: &Working) -> Result<Option<Pin>, VfsError> {
+        let pin = working.state.lock().pin.clone();
+        match pin {
+            Some(pin) => Ok(Some(pin)),
+            None => Ok(self.pin(working.id.node).await?),
+        }
+    }
+
     /// Reserves room for what a change adds, if the share has a quota.
     async fn charge(
         self: &Arc<Self>,
@@ -138,8 +148,14 @@ impl Inner {
                     .term()
                     .filter(|term| self.resident(node) == Some(*term));
                 if alone.is_some() || working.is_dead() {
+                    let pin = self.pinned(working).await?;
                     let note = || self.note_write(working, writer, move_times);
-                    let changed = change.apply(working.content()?.as_ref(), note).await?;
+                    let changed = change.apply(working.content()?.as_ref(), note).await;
+                    if working.is_dirty() {
+                        // Again, if what was there before was committed meanwhile; after a failure too.
+                        working.state.lock().pin = pin;
+                    }
+                    let changed = changed?;
                     if self.resident(node) == alone || working.is_dead() {
                         return Ok(changed);
                     }

@@ -110,6 +110,7 @@ impl Inner {
             // Tried again in the background, but not at once.
             working.state.lock().last_write = Instant::now();
         }
+        working.unpin();
         if working.is_dirty() {
             self.queue(working);
         } else if !working.queued.load(Ordering::Acquire) {

@@ -14,6 +14,8 @@
 //!   a look at the residence; giving up takes the door for itself before it commits, so it waits for them and none comes after.
 //! - *The node lost its right without knowing (a stopped process).* The residence is looked at again after the change, before it
 //!   is answered, and after each read.
+//! - *Another node shows attributes that it has cached.* Before the first change in memory it is told that there may be some (the
+//!   content's pin, `coherent/`), and asks this node as long as they are not committed.
 //! - *The commit at giving up fails.* The bytes stay, are tried again in the background, and go on top of whatever others committed
 //!   meanwhile ([`sluice_repo::WorkingContent::rebase`]): neither side's bytes are dropped.
 //! - *Two nodes change a shared document at once.* The repository takes one commit for each base version. Who loses makes the
@@ -44,6 +46,7 @@ use sluice_repo::{
 };
 use tokio::sync::OnceCell;
 
+use crate::coherent::Pin;
 use crate::error::VfsError;
 use crate::identity::Caller;
 use crate::quota::{Account, Charge};
@@ -132,6 +135,8 @@ struct State {
     contended: Option<Instant>,
     /// Growth that is not committed yet, in a share with a quota.
     charge: Option<Charge>,
+    /// As long as something is uncommitted: other nodes know that there may be.
+    pin: Option<Pin>,
 }
 
 impl Working {
@@ -155,6 +160,7 @@ impl Working {
                 committed_at: None,
                 contended: None,
                 charge: None,
+                pin: None,
             }),
             turn: tokio::sync::Mutex::new(()),
             queued: AtomicBool::new(false),
@@ -203,7 +209,17 @@ impl Working {
     /// The node is gone: nothing is committed any more; those who still have it open read on.
     pub(crate) fn kill(&self) {
         self.dead.store(true, Ordering::Release);
-        self.state.lock().charge = None;
+        let mut state = self.state.lock();
+        state.charge = None;
+        state.pin = None;
+    }
+
+    /// Nothing is uncommitted any more, unless a change came in between: it keeps its own pin.
+    fn unpin(&self) {
+        let mut state = self.state.lock();
+        if !self.is_dirty() {
+            state.pin = None;
+        }
     }
 
     /// Content time that a later commit will carry (utimes while writes are not committed).

@@ -46,8 +46,21 @@ async fn hear(locks: ClusterLocks, mut letters: UnboundedReceiver<Mail>) {
     }
 }
 
+/// Lock services of nodes, and what they are to hear once their file layers are there.
+pub struct Cluster {
+    pub locks: Vec<Arc<dyn LockService>>,
+    begin: Box<dyn FnOnce() + Send>,
+}
+
+impl Cluster {
+    /// Lets the nodes take part.
+    pub fn begin(self) {
+        (self.begin)();
+    }
+}
+
 /// Lock services of `count` nodes; shards belong to them in turn.
-pub fn cluster(count: u32) -> Vec<Arc<dyn LockService>> {
+pub fn cluster(count: u32) -> Cluster {
     let registry = MemoryRegistry::new(Duration::from_secs(6));
     let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::default());
     let members: Vec<Member> = (1..=count)
@@ -71,25 +84,31 @@ pub fn cluster(count: u32) -> Vec<Arc<dyn LockService>> {
         };
     }
     let map = Arc::new(map);
-    let mut all: Vec<Arc<dyn LockService>> = Vec::new();
-    for (member, letters) in members.iter().zip(boxes) {
+    let mut all = Vec::new();
+    for member in &members {
         let links = Arc::new(Links {
             me: *member,
             doors: doors.clone(),
         });
-        let locks = ClusterLocks::new(
+        all.push(ClusterLocks::new(
             links,
             registry.door() as Arc<dyn EpochRegistry>,
             clock.clone(),
             ClusterOptions::default(),
             1 << 20,
-        );
-        for other in members.iter().filter(|other| *other != member) {
-            locks.event(ClusterEvent::NodeUp(*other));
-        }
-        locks.event(ClusterEvent::Shards(map.clone()));
-        tokio::spawn(hear(locks.clone(), letters));
-        all.push(Arc::new(locks));
+        ));
     }
-    all
+    let services = all.iter().map(|locks| Arc::new(locks.clone()) as _);
+    Cluster {
+        locks: services.collect(),
+        begin: Box::new(move || {
+            for ((member, locks), letters) in members.iter().zip(&all).zip(boxes) {
+                for other in members.iter().filter(|other| *other != member) {
+                    locks.event(ClusterEvent::NodeUp(*other));
+                }
+                locks.event(ClusterEvent::Shards(map.clone()));
+                tokio::spawn(hear(locks.clone(), letters));
+            }
+        }),
+    }
 }

@@ -14,8 +14,9 @@ use parking_lot::Mutex;
 use sluice_lockmgr::{
     Access, AckError, Actor, BreakAck, ByteRange, CacheSink, CacheState, ClientId, Closed, Denial,
     Entry, IoKind, IoRequest, LeaseId, ListFilter, LocalLocks, LockHost, LockOptions, LockService,
-    MonotonicClock, Note, OpenId, OpenRef, OpenRequest, OpenState, Opened, OwnedRangeRequest,
-    RangeHolder, RangeNotLocked, RangeOwner, RangeRequest, ResourceId, ShareMode,
+    Member, MemberEpoch, MemberId, MonotonicClock, Note, OpenId, OpenRef, OpenRequest, OpenState,
+    Opened, OwnedRangeRequest, RangeHolder, RangeNotLocked, RangeOwner, RangeRequest, ResourceId,
+    ShareMode,
 };
 use sluice_repo::{PolicyRule, Repository};
 use sluice_repo_content::{Folder, Store};
@@ -72,6 +73,13 @@ impl Town {
         let hosts = self.hosts.lock();
         let others = hosts.iter().enumerate().filter(|(node, _)| *node != me);
         others.filter_map(|(_, host)| host.clone()).collect()
+    }
+}
+
+fn member(node: usize) -> Member {
+    Member {
+        id: MemberId(node as u32 + 1),
+        epoch: MemberEpoch(1),
     }
 }
 
@@ -154,6 +162,14 @@ impl LockService for TwinLocks {
     fn attach(&self, host: Arc<dyn LockHost>) {
         if let Some(slot) = self.town.hosts.lock().get_mut(self.me) {
             *slot = Some(host);
+        }
+        // Those who are there already, and each of them that there is one more.
+        for node in 0..2 {
+            let there = |other: &usize| *other != node && self.town.host(*other).is_some();
+            let others: Vec<Member> = (0..2).filter(there).map(member).collect();
+            if let Some(host) = self.town.host(node) {
+                host.members(&others);
+            }
         }
     }
 
@@ -342,13 +358,13 @@ impl LockService for TwinLocks {
 
     fn announce(&self, note: Note) {
         for host in self.town.others(self.me) {
-            host.noted(note.clone());
+            host.noted(member(self.me), note.clone());
         }
     }
 
     async fn announce_all(&self, note: Note) {
         for host in self.town.others(self.me) {
-            host.noted(note.clone());
+            host.noted(member(self.me), note.clone());
             host.notes_hold().await;
         }
     }
@@ -389,8 +405,9 @@ impl Twins {
         }
         let objects = Arc::new(Folder::open(folder.path().join("content")).expect("opens"));
         let town = Town::new(matches!(kind, Kind::Hasty));
+        let real = matches!(kind, Kind::Cluster).then(|| peers::cluster(2));
         let locks: Vec<Arc<dyn LockService>> = match kind {
-            Kind::Cluster => peers::cluster(2),
+            Kind::Cluster => real.iter().flat_map(|real| real.locks.clone()).collect(),
             Kind::Hasty | Kind::Lasting => (0..2)
                 .map(|me| {
                     let town = town.clone();
@@ -421,6 +438,9 @@ impl Twins {
                 share,
                 folder: folder.clone(),
             });
+        }
+        if let Some(real) = real {
+            real.begin();
         }
         Twins { nodes, town }
     }

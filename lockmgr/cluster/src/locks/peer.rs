@@ -77,7 +77,7 @@ impl Inner {
             }
             Some(PeerMessage::Note(note)) => {
                 if let Some(host) = self.host.get() {
-                    host.noted(note);
+                    host.noted(from, note);
                 }
             }
             Some(PeerMessage::LeaseUnused(lease, by)) => self.locks.leave_lease(lease, by),
@@ -88,9 +88,11 @@ impl Inner {
     fn called(self: &Arc<Self>, from: Member, number: u64, call: Call) {
         match call {
             Call::Note(note) => {
+                // It may be heard before it is announced; what it is told from now on must not miss it.
+                self.members.lock().insert(from);
                 // In its turn among the notes; the answer when it holds.
                 if let Some(host) = self.host.get() {
-                    host.noted(note);
+                    host.noted(from, note);
                 }
                 let inner = Arc::clone(self);
                 self.runtime.spawn(async move {

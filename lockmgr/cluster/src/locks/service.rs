@@ -30,6 +30,7 @@ impl LockService for ClusterLocks {
     fn attach(&self, host: Arc<dyn LockHost>) {
         // A second one would be a mistake of composition; the first one stays.
         let _ = self.inner.host.set(host);
+        self.inner.tell_host_members();
     }
 
     async fn run_timers(&self) {
@@ -279,6 +280,10 @@ impl LockService for ClusterLocks {
 
     async fn settle(&self, documents: &[u64]) -> bool {
         self.inner.settle_all(documents).await
+    }
+
+    fn may_act(&self) -> bool {
+        self.inner.peers.may_act()
     }
 
     fn announce(&self, note: Note) {

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use sluice_lockmgr::{
     Access, BreakAck, BreakNotice, CacheRequest, CacheSink, Closed, Denial, GrantKey, LockHost,
-    LockService, Note, OnConflict, OpenRef, OpenRequest, Opened, OplockLevel, Protocol, ResourceId,
-    RevokeReason, ShareMode,
+    LockService, Member, Note, OnConflict, OpenRef, OpenRequest, Opened, OplockLevel, Protocol,
+    ResourceId, RevokeReason, ShareMode,
 };
 use sluice_lockmgr_cluster::membership::{ClusterEvent, ClusterHandler};
 
@@ -215,7 +215,9 @@ impl LockHost for Host {
     async fn settle(&self, _: u64) -> bool {
         self.uncommitted.swap(false, Ordering::SeqCst)
     }
-    fn noted(&self, _: Note) {
+    fn members(&self, _: &[Member]) {}
+
+    fn noted(&self, _: Member, _: Note) {
         self.notes.fetch_add(1, Ordering::SeqCst);
     }
     async fn notes_hold(&self) {}
