@@ -4,22 +4,34 @@
 //! renaming or deleting files is what makes file systems slow. What a crash leaves half-written nobody refers to, and gc deletes it.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, IoSlice, Write};
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Write};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use rustix::fs::{CWD, FallocateFlags, Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::{Errno, ReadWriteFlags};
 use sluice_repo::{ObjectId, RepoError, Result};
 
+use crate::buffers::{Buffer, Buffers};
+use crate::fetch::PAGE_BYTES;
 use crate::mark;
 use crate::objects::Objects;
 
 /// Version of the layout.
 const LAYOUT: &str = "v1";
+/// Bytes written with one call. The kernel takes memory for all of them at once, as large as it can: the larger, the more likely
+/// memory that nobody used lately, whose first use costs ten times the copy on virtual machines that give free memory back to their host.
+const PIECE_BYTES: usize = 64 << 10;
+/// From this length on the room of a file is asked for before it is written: cheaper than page by page, and a full disk says so at once.
+const ALLOCATE_BYTES_MIN: u64 = 256 << 10;
+/// Reads up to this length are done at once where the system has the bytes in memory; longer ones would hold up others.
+const AT_ONCE_BYTES_MAX: u64 = 2 << 20;
 
 /// A folder of objects.
 pub struct Folder {
     root: PathBuf,
+    buffers: Buffers,
 }
 
 impl Folder {
@@ -34,7 +46,10 @@ impl Folder {
             sync_dir(&root)
         };
         make().map_err(|error| refused(&root, &error))?;
-        Ok(Folder { root })
+        Ok(Folder {
+            root,
+            buffers: Buffers::new(PAGE_BYTES as usize),
+        })
     }
 
     fn path(&self, id: ObjectId) -> PathBuf {
@@ -66,11 +81,28 @@ fn sync_dir(path: &Path) -> io::Result<()> {
 
 fn write_object(path: &Path, parts: &[Bytes]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
-    let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+    let len: u64 = parts.iter().map(|part| part.len() as u64).sum();
+    if len >= ALLOCATE_BYTES_MIN {
+        // Not every file system can; what else is wrong the writes tell.
+        let asked = rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, len);
+        if let Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) = asked {
+            return Err(error.into());
+        }
+    }
+    let mut slices: Vec<IoSlice<'_>> = parts
+        .iter()
+        .flat_map(|part| part.chunks(PIECE_BYTES))
+        .map(IoSlice::new)
+        .collect();
     let mut rest = slices.as_mut_slice();
-    IoSlice::advance_slices(&mut rest, 0);
     while !rest.is_empty() {
-        match file.write_vectored(rest) {
+        let mut len = 0;
+        let fits = |slice: &&IoSlice<'_>| {
+            len += slice.len();
+            len <= PIECE_BYTES
+        };
+        let count = rest.iter().take_while(fits).count().max(1);
+        match file.write_vectored(rest.get(..count).unwrap_or_default()) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
             Ok(n) => IoSlice::advance_slices(&mut rest, n),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -102,33 +134,56 @@ fn mark_or_read(path: &Path, mark: &[u8]) -> io::Result<Vec<u8>> {
     fs::read(path)
 }
 
-fn read_ranges(path: &Path, ranges: &[(u32, u32)]) -> io::Result<Vec<Bytes>> {
-    let file = File::open(path)?;
+/// Reads ranges; `flags` say whether it may wait for the disk.
+fn read_ranges(
+    file: &File,
+    ranges: &[(u32, u32)],
+    buffers: &Buffers,
+    flags: ReadWriteFlags,
+) -> io::Result<Vec<Bytes>> {
     let mut found = Vec::with_capacity(ranges.len());
     let follows = |a: &(u32, u32), b: &(u32, u32)| a.0.checked_add(a.1) == Some(b.0);
     // What lies side by side is read at once.
     for run in ranges.chunk_by(follows) {
-        let len = run.iter().map(|range| range.1 as usize).sum();
+        let mut read: Vec<Buffer> = run
+            .iter()
+            .map(|range| buffers.take(range.1 as usize))
+            .collect();
         let start = run.first().map_or(0, |range| u64::from(range.0));
-        let mut bytes = read_at(&file, start, len)?;
-        found.extend(run.iter().map(|range| bytes.split_to(range.1 as usize)));
+        fill(file, start, &mut read, flags)?;
+        found.extend(read.into_iter().map(Bytes::from));
     }
     Ok(found)
 }
 
-/// Exactly `len` bytes from `start` on, into memory that is not filled with zeros first.
-fn read_at(file: &File, start: u64, len: usize) -> io::Result<Bytes> {
-    let mut bytes: Vec<u8> = Vec::with_capacity(len);
-    while bytes.len() < len {
-        let at = start + bytes.len() as u64;
-        match rustix::io::pread(file, rustix::buffer::spare_capacity(&mut bytes), at) {
+/// Fills buffers with the bytes from `at` on.
+fn fill(file: &File, mut at: u64, buffers: &mut [Buffer], flags: ReadWriteFlags) -> io::Result<()> {
+    let mut slices: Vec<IoSliceMut<'_>> = buffers.iter_mut().map(|b| IoSliceMut::new(b)).collect();
+    let mut rest = slices.as_mut_slice();
+    IoSliceMut::advance_slices(&mut rest, 0);
+    while !rest.is_empty() {
+        match rustix::io::preadv2(file, rest, at, flags) {
             Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Ok(count) => {
+                at += count as u64;
+                IoSliceMut::advance_slices(&mut rest, count);
+            }
+            Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
     }
-    bytes.truncate(len);
-    Ok(bytes.into())
+    Ok(())
+}
+
+/// What the system has in memory, the way to it included; `None` if it would have to wait for the disk, or on any trouble.
+fn in_memory(path: &Path, ranges: &[(u32, u32)], buffers: &Buffers) -> Option<Vec<Bytes>> {
+    let len: u64 = ranges.iter().map(|range| u64::from(range.1)).sum();
+    if len > AT_ONCE_BYTES_MAX {
+        return None;
+    }
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED).ok()?;
+    read_ranges(&file.into(), ranges, buffers, ReadWriteFlags::NOWAIT).ok()
 }
 
 fn list(root: &Path) -> io::Result<Vec<(ObjectId, u64)>> {
@@ -188,7 +243,16 @@ impl Objects for Folder {
     }
 
     async fn get(&self, id: ObjectId, ranges: Vec<(u32, u32)>) -> Result<Vec<Bytes>> {
-        blocking(self.path(id), move |path| read_ranges(path, &ranges)).await
+        let (path, buffers) = (self.path(id), self.buffers.clone());
+        // Handing over to another thread and back costs as much as copying half a megabyte.
+        if let Some(found) = in_memory(&path, &ranges, &buffers) {
+            return Ok(found);
+        }
+        blocking(path, move |path| {
+            let file = File::open(path)?;
+            read_ranges(&file, &ranges, &buffers, ReadWriteFlags::empty())
+        })
+        .await
     }
 
     async fn delete(&self, ids: &[ObjectId]) -> Result<()> {
@@ -226,5 +290,54 @@ impl Objects for Folder {
             stat.f_blocks.saturating_mul(stat.f_frsize),
             stat.f_bavail.saturating_mul(stat.f_frsize),
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: ObjectId = ObjectId(7);
+
+    /// An object of odd parts, whose bytes tell their place.
+    async fn stored(folder: &Folder) -> Vec<u8> {
+        let whole: Vec<u8> = (0..3_000_030_u32).map(|n| (n % 251) as u8).collect();
+        let parts = whole.chunks(100_001).map(Bytes::copy_from_slice).collect();
+        folder.put(ID, parts).await.expect("put");
+        whole
+    }
+
+    async fn pages(folder: &Folder, whole: &[u8]) {
+        let page = PAGE_BYTES;
+        let rest = whole.len() as u32 - 11 * page;
+        let ranges = [(0, page), (page, page), (5 * page, page), (11 * page, rest)];
+        let read = folder.get(ID, ranges.to_vec()).await.expect("get");
+        for ((start, len), bytes) in ranges.into_iter().zip(read) {
+            assert!(bytes == whole[start as usize..][..len as usize], "{start}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_object_is_read_alike_from_memory_and_from_disk() {
+        let dir = tempfile::tempdir().expect("folder");
+        let folder = Folder::open(dir.path()).expect("open");
+        let whole = stored(&folder).await;
+        pages(&folder, &whole).await;
+        let file = File::open(folder.path(ID)).expect("object");
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("forget");
+        pages(&folder, &whole).await;
+        pages(&folder, &whole).await;
+    }
+
+    #[tokio::test]
+    async fn what_is_not_there_is_told_on_both_ways() {
+        let dir = tempfile::tempdir().expect("folder");
+        let folder = Folder::open(dir.path()).expect("open");
+        let whole = stored(&folder).await;
+        let beyond = vec![(whole.len() as u32 - 5, 10)];
+        let short = folder.get(ID, beyond).await;
+        assert!(matches!(short, Err(RepoError::Corrupt(_))), "{short:?}");
+        let missing = folder.get(ObjectId(8), vec![(0, 10)]).await;
+        assert!(matches!(missing, Err(RepoError::Corrupt(_))), "{missing:?}");
     }
 }

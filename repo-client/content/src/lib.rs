@@ -3,6 +3,7 @@
 //! Owns the bytes of documents between a client's write and the commit that makes them visible. Never knows names,
 //! locks or versions; never changes an object that is stored.
 
+mod buffers;
 mod changes;
 mod fetch;
 mod folder;
