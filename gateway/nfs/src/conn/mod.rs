@@ -133,7 +133,9 @@ async fn read_loop(
                 return "malformed RPC message";
             }
         }
-        if input.capacity() - input.len() < READ_BYTES / 2 {
+        let room = input.capacity() - input.len();
+        // A long record has its room already; more would copy it.
+        if room == 0 || (room < READ_BYTES / 2 && input.len() < READ_BYTES) {
             input.reserve(READ_BYTES);
         }
         let limit = if records.is_between(&input) {

@@ -24,7 +24,7 @@ use crate::session::{Channel, SessionId};
 const FRAME_BYTES_BEFORE_LOGIN: usize = 128 * 1024;
 /// What a frame may be longer than the largest payload, in bytes.
 const FRAME_OVERHEAD_BYTES: usize = 256 * 1024;
-/// Frames up to this size are worked on at once; larger ones, whose signature takes a while, in a task.
+/// Frames up to this size are worked on at once; larger ones, if their signatures take a while, in a task.
 const INLINE_BYTES: usize = 64 * 1024;
 /// Most requests in one compound.
 const COMPOUND_MAX: usize = 256;
@@ -107,11 +107,12 @@ async fn accept(conn: &Arc<Connection>, mut frame: BytesMut) -> Result<(), Fatal
     }
     elements.retain(|(header, _)| header.command() != Some(Command::Cancel));
     let len = frame.len();
+    let signed = elements.iter().any(|(h, _)| h.flags.has(Flags::SIGNED));
+    let at_once = len <= INLINE_BYTES || (encrypted.is_none() && !signed);
     let permit = budget(conn, len, &elements).await?;
     let chain = Chain::new(conn.clone(), frame, elements, encrypted, permit);
     let mut running = Box::pin(guarded(conn.clone(), chain));
-    if len <= INLINE_BYTES && poll_fn(|cx| Poll::Ready(running.as_mut().poll(cx).is_ready())).await
-    {
+    if at_once && poll_fn(|cx| Poll::Ready(running.as_mut().poll(cx).is_ready())).await {
         return Ok(());
     }
     conn.tasks.spawn(running);

@@ -13,6 +13,8 @@ use super::outgoing::Frame;
 
 /// Room that is kept for small frames, so that many of them arrive with one system call.
 const READ_CHUNK_BYTES: usize = 64 * 1024;
+/// With less room than this for small frames, there is made more.
+const ROOM_MIN_BYTES: usize = 4 * 1024;
 
 /// Sets what every SMB connection wants; a socket that refuses still works.
 pub fn tune(stream: &TcpStream) {
@@ -55,11 +57,23 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
     }
 
+    /// Room for `len` bytes in all. A large frame gets exactly its own memory, once: growing it would copy it.
+    fn make_room(&mut self, len: usize) {
+        let missing = len - self.buffer.len();
+        let wanted = if len > READ_CHUNK_BYTES {
+            missing
+        } else {
+            missing.max(ROOM_MIN_BYTES)
+        };
+        if self.buffer.capacity() - self.buffer.len() < wanted {
+            self.buffer.reserve(missing.max(READ_CHUNK_BYTES));
+        }
+    }
+
     /// Makes `len` bytes available; false at the end of the stream.
     async fn fill(&mut self, len: usize) -> io::Result<bool> {
         while self.buffer.len() < len {
-            self.buffer
-                .reserve((len - self.buffer.len()).max(READ_CHUNK_BYTES));
+            self.make_room(len);
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
                 return Ok(false);
             }
@@ -138,6 +152,22 @@ mod tests {
             frames(raw, 10).await,
             (vec![b"session request".to_vec(), b"d".to_vec()], None)
         );
+    }
+
+    #[test]
+    fn a_large_frame_gets_its_memory_once_and_small_ones_come_many_at_a_time() {
+        const LARGE: usize = 1 << 20;
+        let mut reader = FrameReader::new(&b""[..], LARGE);
+        reader.make_room(PREFIX_LEN);
+        assert!(reader.buffer.capacity() >= READ_CHUNK_BYTES);
+        reader.make_room(LARGE);
+        let room = reader.buffer.capacity();
+        reader.buffer.resize(LARGE - 10, 0);
+        reader.make_room(LARGE);
+        assert_eq!(reader.buffer.capacity(), room, "it grew, and was copied");
+        drop(reader.buffer.split_to(LARGE - 10).freeze());
+        reader.make_room(PREFIX_LEN);
+        assert!(reader.buffer.capacity() - reader.buffer.len() >= ROOM_MIN_BYTES);
     }
 
     #[tokio::test]
