@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use crate::data::Watch;
 use crate::options::FtpOptions;
 use crate::path::VirtualPath;
 use crate::reply::{self, Reply};
@@ -66,6 +67,8 @@ pub(crate) struct Context {
     pub(crate) interim: mpsc::Sender<Reply>,
     pub(crate) cancel: CancellationToken,
     pub(crate) progress: Arc<Progress>,
+    /// The control connection, for uploads.
+    pub(crate) control: Option<Watch>,
     /// Present if data connections are protected.
     pub(crate) data_tls: Option<TlsAcceptor>,
 }

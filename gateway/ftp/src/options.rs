@@ -78,7 +78,7 @@ pub struct FtpOptions {
     pub tls_uploads_need_close_notify: bool,
     /// How long the end of a plain upload is doubted. The system ends the connections of a program that dies as cleanly as
     /// those of one that is done, data before control: only the end of the control connection tells them apart, and it comes a
-    /// moment later. The wait overlaps with making the bytes durable.
+    /// moment later. The wait overlaps with making the bytes durable; it is longer on a busy machine.
     pub upload_end_doubt: Duration,
     /// Load balancers whose connections, control and passive data, begin with a PROXY protocol header.
     pub proxies: sluice_proxy::Proxies,
@@ -100,7 +100,7 @@ impl Default for FtpOptions {
             tls: None,
             tls_mode: TlsMode::Off,
             tls_uploads_need_close_notify: true,
-            upload_end_doubt: Duration::from_millis(2),
+            upload_end_doubt: Duration::from_micros(300),
             proxies: sluice_proxy::Proxies::default(),
             active_mode: true,
             banner: "Sluice ready.".to_owned(),

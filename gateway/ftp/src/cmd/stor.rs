@@ -132,20 +132,23 @@ async fn unique_name(
     Err(reply::refused(base, &VfsError::Exists))
 }
 
-/// Between the end of the bytes and the commit: a last look whether the client is still there, whose loss cancels this.
+/// Between the end of the bytes and the commit, which nothing takes back: they are made durable, and the client has left no sign that it
+/// died.
 async fn settle(
     cx: &Context,
     upload: &mut Upload,
     end: End,
     path: &VirtualPath,
 ) -> Result<(), Reply> {
-    match end {
-        End::Certain => Ok(()),
-        End::Likely => {
-            let doubt = tokio::time::sleep(cx.options.upload_end_doubt);
-            let (sealed, ()) = tokio::join!(upload.seal(), doubt);
-            sealed.map_err(|error| reply::refused(path, &error))
-        }
+    let End::Likely(since) = end else {
+        return Ok(());
+    };
+    let sealed = upload.seal().await;
+    sealed.map_err(|error| reply::refused(path, &error))?;
+    let believed = since + cx.options.upload_end_doubt;
+    match &cx.control {
+        Some(control) if !control.ended_by(believed).await => Ok(()),
+        _ => Err(reply::aborted(true)),
     }
 }
 

@@ -10,7 +10,7 @@ use super::{Control, Flow, Input, QUEUE_MAX, READ_BYTES};
 use crate::cmd;
 use crate::codec::command::Command;
 use crate::context::Context;
-use crate::data::{DataLink, DataStream};
+use crate::data::{DataLink, DataStream, Watch};
 use crate::reply::{self, Reply};
 use crate::work::{Done, Work};
 
@@ -51,7 +51,11 @@ impl Control {
         // Replies to earlier commands don't wait for this one.
         self.flush(stream).await?;
         let cancel = self.shared.hard_stop.child_token();
-        let cx = self.context(cancel.clone());
+        let control = match work {
+            Work::Store(_) => Some(stream.watch()?),
+            _ => None,
+        };
+        let cx = self.context(cancel.clone(), control);
         let mut job = Box::pin(cmd::run(cx, data, work));
         let mut meanwhile = Meanwhile::default();
         let done = loop {
@@ -84,7 +88,7 @@ impl Control {
         Ok(self.conclude(done, meanwhile.abort_asked))
     }
 
-    fn context(&self, cancel: CancellationToken) -> Context {
+    fn context(&self, cancel: CancellationToken, control: Option<Watch>) -> Context {
         self.progress.start();
         Context {
             vfs: self.shared.vfs.clone(),
@@ -94,6 +98,7 @@ impl Control {
             identity: self.session.identity().cloned(),
             interim: self.interim.0.clone(),
             cancel,
+            control,
             progress: Arc::clone(&self.progress),
             data_tls: self
                 .shared

@@ -13,4 +13,4 @@ pub(crate) use parts::Parts;
 pub(crate) use passive::bind as bind_passive;
 pub(crate) use receiver::{End, Receiver};
 pub(crate) use sender::Sender;
-pub(crate) use stream::DataStream;
+pub(crate) use stream::{DataStream, Watch};

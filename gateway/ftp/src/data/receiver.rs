@@ -10,8 +10,8 @@ use super::stream::DataStream;
 use crate::context::Progress;
 use crate::reply::{self, Reply};
 
-/// First buffer: small documents are many, and most fit.
-const BUFFER_FIRST_BYTES: usize = 32 * 1024;
+/// First buffer: small documents are many, and most fit, their end included. What is not written to costs nothing.
+const BUFFER_FIRST_BYTES: usize = 128 * 1024;
 /// Every later buffer.
 const BUFFER_BYTES: usize = 256 * 1024;
 /// A buffer with less room than this is replaced.
@@ -28,8 +28,8 @@ const ONE_PIECE_TIME: Duration = Duration::from_millis(5);
 pub(crate) enum End {
     /// The client has said so itself (TLS close_notify), or it came in one piece.
     Certain,
-    /// The connection was closed in order, perhaps by the system because the client died.
-    Likely,
+    /// The connection was closed in order at this moment, perhaps by the system because the client died.
+    Likely(Instant),
 }
 
 /// The receiving end of one data connection.
@@ -100,6 +100,7 @@ impl<'a> Receiver<'a> {
 
     /// Answers the client's end with ours: clients wait for our close_notify before they look for the reply.
     pub(crate) async fn finish(mut self) -> End {
+        let ended = Instant::now();
         let one_piece = self.reads == 1
             && self.bytes <= ONE_PIECE_BYTES_MAX
             && self.begun.elapsed() < ONE_PIECE_TIME;
@@ -108,7 +109,7 @@ impl<'a> Receiver<'a> {
         if self.close_notify || one_piece {
             End::Certain
         } else {
-            End::Likely
+            End::Likely(ended)
         }
     }
 }
