@@ -24,6 +24,8 @@ use crate::wait::{Caller, Moved, Outcome, Wait};
 const SHARDS: u64 = 128;
 /// Longest sleep of the timer task; a bound on how long a lost wake-up could matter.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
+/// Deadlines this close to each other are dealt with together: each wake-up would hold up a request. All of them are much longer.
+const SLEEP_MIN: Duration = Duration::from_millis(5);
 
 /// One table with those who wait in it.
 pub(crate) struct State {
@@ -359,7 +361,7 @@ impl Shards {
         }
         tokio::select! {
             () = self.woken.notified() => {}
-            () = tokio::time::sleep(wait) => {}
+            () = tokio::time::sleep(wait.max(SLEEP_MIN)) => {}
         }
     }
 

@@ -6,6 +6,7 @@
 //! (visible) -> `WorkingContent::committed`. What no commit names is not there, whatever the content store holds.
 
 mod accounts;
+mod blocking;
 mod content;
 mod error;
 mod maintenance;
@@ -15,6 +16,7 @@ mod repository;
 mod types;
 
 pub use accounts::*;
+pub use blocking::*;
 pub use content::*;
 pub use error::*;
 pub use maintenance::*;

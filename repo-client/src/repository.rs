@@ -96,7 +96,8 @@ pub struct NewNode {
     pub verifier: Option<[u8; 8]>,
     /// Who creates it.
     pub origin: Origin,
-    /// The creation may be answered before it is durable: [`Repository::settle`], or anything durable after it, makes it so.
+    /// The creation may be answered before it is durable: [`Repository::settle`], or anything durable after it, makes it so, and the
+    /// repository does by itself within some milliseconds. Its number is never given to another node, even if it is lost.
     pub relaxed: bool,
 }
 

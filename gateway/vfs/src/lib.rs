@@ -56,7 +56,7 @@ pub use share::{Share, Squash};
 pub use sluice_repo::{
     Ace, AceKind, Acl, AttributeChange, Attributes, CaseMode, ContentId, Cookie, DirEntry,
     DosAttributes, ExtendedAttribute, NodeId, NodeKind, ShareId, Sid, Space, StreamInfo, Timestamp,
-    UserId, Version,
+    UserId, Version, in_own_task,
 };
 pub use tree::{CreateMode, DirPage, NfsLock, NfsLockAnswer, RemoveKind, Tree, WriteReceipt};
 pub use upload::{Download, Upload, UploadMode, UploadReceipt};

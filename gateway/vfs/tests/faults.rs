@@ -83,6 +83,33 @@ async fn a_commit_that_was_carried_out_unheard_does_not_stop_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_document_made_over_nfs_is_answered_as_durable_only_when_it_is() {
+    let world = World::new().await;
+    let nfs = world.tree(Protocol::Nfs3, 2);
+    let made = |name: &'static str, mode| nfs.create(nfs.root(), name, mode, NewNode::default());
+    let guarded = made("g", CreateMode::Guarded).await.expect("made");
+    // The timers ask for it from time to time, too, and would use up a single fault.
+    for _ in 0..50 {
+        let fault = Fault::Error(RepoError::Unavailable("no disk".into()));
+        world.faults.inject("settle", 0, fault);
+    }
+    let told = nfs.commit(guarded.id).await;
+    assert!(matches!(told, Err(VfsError::Unavailable(_))), "{told:?}");
+    let empty = Bytes::new();
+    let told = nfs
+        .write(guarded.id, 0, empty, Stability::Durable)
+        .await
+        .map(drop);
+    assert!(matches!(told, Err(VfsError::Unavailable(_))), "{told:?}");
+    // Bytes bring the document along when they are committed.
+    let unchecked = CreateMode::Unchecked { truncate: false };
+    let made = made("u", unchecked).await.expect("made");
+    nfs.write(made.id, 0, Bytes::from_static(b"x"), Stability::Durable)
+        .await
+        .expect("durable");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upload_that_can_not_be_committed_leaves_the_old_content() {
     let world = World::new().await;
     let ftp = world.tree(Protocol::Ftp, 3);

@@ -1,34 +1,49 @@
 //! Room in the file of the write-ahead log, made ahead of the commits that will need it: a commit that writes over what is there
-//! already needs no change of the file's length or blocks, and so no journal of the file system, to be durable.
+//! already needs no change of the file's length or blocks to be durable.
 //!
 //! What lies behind the last commit is zeros or an older round of the log; neither carries the checksums of the present round,
-//! so recovery ends where the commits end. Never writes below the log's end: the writer's thread alone grows the log, and it calls
-//! this between two transactions.
+//! so recovery ends where the commits end. Room is made in the background, beside commits, by appending only: the log's end is never
+//! behind the file's, so that zeros can't come over a commit, however far the log has come meanwhile. In small steps, each made
+//! durable by whoever makes it: a commit's sync must not have to carry them.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use sluice_repo::{RepoError, Result};
 
-/// What is added at once.
-const STEP_BYTES: u64 = 1 << 20;
-/// Room left at which more is added: more than most transactions write.
-const SPARE_BYTES: u64 = 256 << 10;
+/// What is added and synced at once.
+const STEP_BYTES: u64 = 256 << 10;
+/// Room left at which more is added.
+const SPARE_BYTES: u64 = 1 << 20;
+/// A log that stays shorter than this needs no room.
+const QUIET_BYTES: u64 = 128 << 10;
+/// The first room, enough for all that comes before a checkpoint ends; a log that becomes longer gets as much as it has to spare.
+const ROOM_BYTES: u64 = 20 << 20;
+/// Longer than this the log gets only while a reader keeps it from starting over; then it grows by itself.
+const ROOM_MAX: u64 = 64 << 20;
 /// A page with its frame header.
 const FRAME_BYTES: u64 = 4096 + 24;
 /// The log's own header.
 const HEADER_BYTES: u64 = 32;
-/// Longer than this the log gets only while a reader keeps it from starting over; then it grows by itself.
-const ROOM_MAX: u64 = 64 << 20;
 
 /// The log's file as far as this writer knows it.
 pub(crate) struct LogRoom {
     path: PathBuf,
     file: Option<File>,
-    len: u64,
-    /// Something failed (said once): the log then grows by itself, as it would without this.
-    given_up: bool,
+    grower: Grower,
+}
+
+/// The background's side of it.
+#[derive(Clone)]
+pub(crate) struct Grower {
+    path: PathBuf,
+    len: Arc<AtomicU64>,
+    /// It is being made longer; for ever if that has failed (said once): the log then grows by itself, as it would without this.
+    busy: Arc<AtomicBool>,
+    stopped: Arc<AtomicBool>,
 }
 
 impl LogRoom {
@@ -36,24 +51,35 @@ impl LogRoom {
     pub(crate) fn of(database: &Path) -> LogRoom {
         let mut path = database.as_os_str().to_owned();
         path.push("-wal");
+        let path = PathBuf::from(path);
         LogRoom {
-            path: path.into(),
+            path: path.clone(),
             file: None,
-            len: 0,
-            given_up: false,
+            grower: Grower {
+                path,
+                len: Arc::default(),
+                busy: Arc::default(),
+                stopped: Arc::default(),
+            },
         }
     }
 
-    /// Called between two transactions, with the pages that the log holds.
-    pub(crate) fn keep(&mut self, pages: i32) {
-        let used = HEADER_BYTES + u64::try_from(pages).unwrap_or(0) * FRAME_BYTES;
-        if pages <= 0 || self.given_up || used + SPARE_BYTES <= self.len || used > ROOM_MAX {
-            return;
-        }
-        if let Err(error) = self.grow(used) {
-            tracing::warn!(%error, "no room could be made ahead in the log of the repository's database");
-            self.given_up = true;
-        }
+    pub(crate) fn grower(&self) -> Grower {
+        self.grower.clone()
+    }
+
+    /// The log is about to end; no more room is made.
+    pub(crate) fn stop(&self) {
+        self.grower.stopped.store(true, Ordering::Release);
+    }
+
+    /// Whether the background is to make room for a log of so many pages; said once.
+    pub(crate) fn is_short(&self, pages: i32) -> bool {
+        let used = used(pages);
+        let len = self.grower.len.load(Ordering::Acquire);
+        (QUIET_BYTES..=ROOM_MAX).contains(&used)
+            && used + SPARE_BYTES > len
+            && !self.grower.busy.swap(true, Ordering::AcqRel)
     }
 
     /// Makes what is in the log durable.
@@ -69,23 +95,40 @@ impl LogRoom {
         })
         .map_err(|error| RepoError::Unavailable(format!("{}: {error}", self.path.display())))
     }
+}
 
-    fn grow(&mut self, used: u64) -> io::Result<()> {
-        let mut file = match self.file.take() {
-            Some(file) => file,
-            None => OpenOptions::new().write(true).open(&self.path)?,
-        };
-        let end = file.seek(SeekFrom::End(0))?.max(used);
-        self.len = end;
-        if used + SPARE_BYTES > end {
-            file.seek(SeekFrom::Start(end))?;
-            // Zeros that are written, not a hole or a reservation: those would still have to be turned into data.
-            file.write_all(&vec![0; STEP_BYTES as usize])?;
-            self.len = end + STEP_BYTES;
+impl Grower {
+    /// Makes room for a log of so many pages and those to come.
+    pub(crate) fn grow(&self, pages: i32) {
+        let wanted = ROOM_BYTES.max(used(pages) + 2 * SPARE_BYTES);
+        match self.append(wanted) {
+            Ok(()) => self.busy.store(false, Ordering::Release),
+            Err(error) => {
+                tracing::warn!(%error, "no room could be made ahead in the log of the repository's database");
+            }
         }
-        self.file = Some(file);
-        Ok(())
     }
+
+    fn append(&self, wanted: u64) -> io::Result<()> {
+        // Never made: without a log there is nothing to make room in.
+        let mut file = OpenOptions::new().append(true).open(&self.path)?;
+        // Zeros that are written, not a hole or a reservation: those would still have to be turned into data.
+        let zeros = vec![0; STEP_BYTES as usize];
+        loop {
+            let len = file.metadata()?.len();
+            self.len.store(len, Ordering::Release);
+            if len >= wanted || self.stopped.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            file.write_all(&zeros)?;
+            file.sync_data()?;
+        }
+    }
+}
+
+/// Bytes of a log with so many pages.
+fn used(pages: i32) -> u64 {
+    HEADER_BYTES + u64::try_from(pages).unwrap_or(0) * FRAME_BYTES
 }
 
 #[cfg(test)]
@@ -93,34 +136,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn room_is_made_behind_the_log_only_and_only_when_it_is_short() {
+    fn room_is_made_behind_the_log_once_it_is_used_and_short() {
         let folder = tempfile::tempdir().expect("folder");
-        let database = folder.path().join("meta.db");
         let log = folder.path().join("meta.db-wal");
-        std::fs::write(&log, vec![7; 5000]).expect("log");
-        let mut room = LogRoom::of(&database);
-        room.keep(1);
-        let first = std::fs::read(&log).expect("read");
-        assert_eq!(first.len() as u64, 5000 + STEP_BYTES);
-        assert!(first[..5000].iter().all(|b| *b == 7));
-        assert!(first[5000..].iter().all(|b| *b == 0));
-        room.keep(2);
-        assert_eq!(
-            std::fs::metadata(&log).expect("length").len(),
-            5000 + STEP_BYTES
-        );
-        room.keep(250);
-        assert_eq!(
-            std::fs::metadata(&log).expect("length").len(),
-            5000 + 2 * STEP_BYTES
-        );
+        std::fs::write(&log, vec![7; 500_000]).expect("log");
+        let room = LogRoom::of(&folder.path().join("meta.db"));
+        assert!(!room.is_short(1), "a log that is hardly used");
+        assert!(room.is_short(100));
+        assert!(!room.is_short(100), "it is being made");
+        room.grower().grow(100);
+        let made = std::fs::read(&log).expect("read");
+        assert!(made.len() as u64 >= ROOM_BYTES);
+        assert!(made[..500_000].iter().all(|b| *b == 7));
+        assert!(made[500_000..].iter().all(|b| *b == 0));
+        assert!(!room.is_short(100));
+        let nearly = i32::try_from((made.len() as u64 - SPARE_BYTES) / FRAME_BYTES).expect("small");
+        assert!(room.is_short(nearly + 1));
+        room.grower().grow(nearly + 1);
+        let len = std::fs::metadata(&log).expect("length").len();
+        assert!(len >= made.len() as u64 + SPARE_BYTES);
+        assert!(!room.is_short(1 << 20), "a log without an end");
+        room.stop();
+        room.grower().grow(10_000);
+        assert_eq!(std::fs::metadata(&log).expect("length").len(), len);
     }
 
     #[test]
     fn without_a_log_file_nothing_is_made() {
         let folder = tempfile::tempdir().expect("folder");
-        let mut room = LogRoom::of(&folder.path().join("meta.db"));
-        room.keep(1);
+        let room = LogRoom::of(&folder.path().join("meta.db"));
+        assert!(room.is_short(100));
+        room.grower().grow(100);
+        assert!(!room.is_short(100), "it is not tried again");
         assert!(
             std::fs::read_dir(folder.path())
                 .expect("list")

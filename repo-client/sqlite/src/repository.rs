@@ -24,7 +24,7 @@ use crate::guard::Guard;
 use crate::op::{accounts, attribute, check, commit, create, purge, remove, rename, stream};
 use crate::pool::{Readers, open_writer};
 use crate::row::{self, Entry};
-use crate::writer::{Lasting, Touch, Tx, Writer, now};
+use crate::writer::{Idle, Lasting, Touch, Tx, Writer, now};
 use crate::{read, schema};
 
 /// How a repository is opened.
@@ -124,7 +124,7 @@ impl SqliteRepository {
             checkpointer,
             Box::new(move |touched, carried_out| for_writer.publish(touched, carried_out)),
         )?;
-        let orphans = writer.change(purge::release_all).await?;
+        let orphans = writer.change(Lasting::Now, purge::release_all).await?;
         if orphans > 0 {
             tracing::info!(
                 orphans,
@@ -149,11 +149,23 @@ impl SqliteRepository {
         self.writer.batches()
     }
 
+    /// A short look into the database: on the writer's connection, which knows the newest pages, unless it is in use.
+    fn look<T>(&self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        let idle = self.writer.idle();
+        match idle.as_ref().and_then(Idle::conn) {
+            Some(conn) => read(conn),
+            None => {
+                drop(idle);
+                self.readers.with(read)
+            }
+        }
+    }
+
     fn cached_node(&self, node: NodeId) -> Result<Arc<Attributes>> {
         match self.caches.nodes.look(&node) {
             Look::Hit(found) => Ok(found),
             Look::Miss(ticket) => {
-                let found = Arc::new(self.readers.with(|conn| row::node(conn, node))?);
+                let found = Arc::new(self.look(|conn| row::node(conn, node))?);
                 self.caches.nodes.fill(node, found.clone(), 1, ticket);
                 Ok(found)
             }
@@ -165,10 +177,8 @@ impl SqliteRepository {
         match self.caches.names.look(&key) {
             Look::Hit(found) => Ok(found),
             Look::Miss(ticket) => {
-                let found: Arc<[Entry]> = self
-                    .readers
-                    .with(|conn| row::entries(conn, parent, &key.1))?
-                    .into();
+                let found: Arc<[Entry]> =
+                    self.look(|conn| row::entries(conn, parent, &key.1))?.into();
                 self.caches.names.fill(key, found.clone(), 1, ticket);
                 Ok(found)
             }
@@ -204,7 +214,7 @@ impl SqliteRepository {
             Look::Hit(found) => return Ok(found),
             Look::Miss(ticket) => ticket,
         };
-        let found = match self.readers.with(|conn| read::acl_id(conn, node))? {
+        let found = match self.look(|conn| read::acl_id(conn, node))? {
             None => None,
             Some(id) => Some(self.acl_body(id)?),
         };
@@ -243,7 +253,7 @@ impl SqliteRepository {
         T: Send + 'static,
         F: FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
     {
-        self.writer.change(change).await
+        self.writer.change(Lasting::Now, change).await
     }
 }
 
@@ -320,7 +330,7 @@ impl Repository for SqliteRepository {
             false => Lasting::Now,
         };
         self.writer
-            .change_lasting(lasting, move |tx| {
+            .change(lasting, move |tx| {
                 create::create(tx, parent, &name, case, new)
             })
             .await
@@ -439,8 +449,8 @@ impl Repository for SqliteRepository {
         // Each is a change of its own; the writer puts them into one transaction.
         let changes = commits
             .into_iter()
-            .map(|c| self.change(move |tx| commit::commit(tx, &c)));
-        futures::future::join_all(changes).await
+            .map(|c| move |tx: &mut Tx<'_>| commit::commit(tx, &c));
+        self.writer.change_each(changes.collect()).await
     }
 
     async fn versions(&self, document: NodeId) -> Result<Vec<VersionInfo>> {

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use sluice_vfs::in_own_task;
 use tokio::io::AsyncReadExt;
 use tokio_util::sync::CancellationToken;
 
@@ -56,7 +57,8 @@ impl Control {
             _ => None,
         };
         let cx = self.context(cancel.clone(), control);
-        let mut job = Box::pin(cmd::run(cx, data, work));
+        // This task serves nobody but the client that waits for the answer.
+        let mut job = Box::pin(in_own_task(cmd::run(cx, data, work)));
         let mut meanwhile = Meanwhile::default();
         let done = loop {
             let may_read = !meanwhile.ended && self.queue.len() < QUEUE_MAX;

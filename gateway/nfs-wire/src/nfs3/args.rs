@@ -96,6 +96,17 @@ xdr_struct! {
     }
 }
 
+impl WriteArgs {
+    /// How durable the WRITE whose arguments come next is to be; leaves them in place.
+    pub fn wanted_stability(args: &Decoder) -> Result<Stability, XdrError> {
+        let mut ahead = args.clone();
+        ahead.get::<FileHandle>()?;
+        ahead.u64()?;
+        ahead.u32()?;
+        ahead.get()
+    }
+}
+
 /// How CREATE treats an existing file (`createhow3`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CreateHow {

@@ -12,10 +12,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use sluice_nfs_wire::nfs3;
+use sluice_nfs_wire::nfs3::{self, Stability};
 use sluice_nfs_wire::record::RecordReader;
 use sluice_nfs_wire::rpc::{self, CallHeader, Incoming};
 use sluice_nfs_wire::xdr::{Decoder, Encoder};
+use sluice_vfs::in_own_task;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
@@ -152,7 +153,8 @@ async fn read_loop(
     }
 }
 
-/// Starts one call, once the budget allows it; a task carries it on if it has to wait. False if the record is no RPC message.
+/// Starts one call, once the budget allows it. One that will commit something gets a task at once, in which it may be held up by the
+/// disk; any other gets one if it has to wait. False if the record is no RPC message.
 async fn start(
     head: &Arc<Head>,
     connection: &Arc<Connection>,
@@ -178,7 +180,8 @@ async fn start(
         return false;
     };
     let (head, connection, replies) = (head.clone(), connection.clone(), replies.clone());
-    let mut running = Box::pin(async move {
+    let commits = call.as_ref().is_ok_and(commits);
+    let running = async move {
         let segments = match call {
             Ok(call) => dispatch::answer(&head, &connection, call).await,
             Err(xid) => {
@@ -189,11 +192,31 @@ async fn start(
         };
         // If the connection has gone, the reply cache keeps what a retry needs.
         replies.send(segments, permit);
-    });
+    };
+    if commits {
+        calls.spawn(in_own_task(running));
+        return true;
+    }
+    let mut running = Box::pin(running);
     if poll_fn(|cx| Poll::Ready(running.as_mut().poll(cx).is_pending())).await {
         calls.spawn(running);
     }
     true
+}
+
+/// Whether a call is answered only after something of it is in the repository.
+fn commits(call: &IncomingCall) -> bool {
+    if call.header.program != nfs3::PROGRAM {
+        return false;
+    }
+    match nfs3::Procedure::from_u32(call.header.procedure) {
+        Some(nfs3::Procedure::Commit) => true,
+        Some(nfs3::Procedure::Write) => {
+            nfs3::WriteArgs::wanted_stability(&call.args).is_ok_and(|s| s != Stability::Unstable)
+        }
+        Some(procedure) => procedure.is_non_idempotent(),
+        None => false,
+    }
 }
 
 /// What a call takes from the budget: its own length or that of the largest reply that it can ask for.

@@ -96,7 +96,7 @@ impl Tree {
         self.inner().metrics.writes.add(protocol, 1);
         self.inner().metrics.bytes_written.add(protocol, bytes);
         if stability == Stability::Durable {
-            self.inner().flush(&working).await?;
+            self.flush_or_settle(&working).await?;
             self.inner()
                 .places
                 .committed(self.caller().client.id, resource);
@@ -109,9 +109,10 @@ impl Tree {
         let copy = self.inner().forks.get(self.caller().client.id, node);
         for node in copy.into_iter().chain([node]) {
             if let Some(working) = self.inner().working.peek(main(node)) {
-                self.inner().flush(&working).await?;
+                self.flush_or_settle(&working).await?;
             } else {
                 self.document(node).await?;
+                self.inner().repo.settle().await?;
             }
         }
         let resource = lm::ResourceId::main(node.0);
@@ -119,6 +120,15 @@ impl Tree {
             .places
             .committed(self.caller().client.id, resource);
         Ok(())
+    }
+
+    /// Makes a document durable: a commit of its bytes brings everything before it along, without one its creation is asked for.
+    async fn flush_or_settle(&self, working: &Arc<Working>) -> Result<(), VfsError> {
+        if working.is_dirty() {
+            self.inner().flush(working).await
+        } else {
+            Ok(self.inner().repo.settle().await?)
+        }
     }
 
     /// Changes the bytes of a document without an open; the lock table was passed.

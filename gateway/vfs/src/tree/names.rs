@@ -34,13 +34,16 @@ impl Tree {
             let policy = self.policy_at(&spot, None).await?;
             self.check_create(folder, false, &policy).await?;
             let gate = self.name_gate(dir, name, &policy, self.polls()).await?;
-            let verifier = match mode {
-                CreateMode::Exclusive(verifier) => Some(verifier),
-                _ => None,
+            let made = match mode {
+                CreateMode::Exclusive(verifier) => {
+                    self.make(folder, name, &new, NodeKind::File, Some(verifier))
+                        .await
+                }
+                // Empty, it is worth no wait for the disk: what comes after it in durable form brings it along.
+                CreateMode::Unchecked { .. } | CreateMode::Guarded => {
+                    self.make_relaxed(folder, name, &new, NodeKind::File).await
+                }
             };
-            let made = self
-                .make(folder, name, &new, NodeKind::File, verifier)
-                .await;
             gate.release().await;
             match made {
                 Ok(made) => return Ok(made.attributes),

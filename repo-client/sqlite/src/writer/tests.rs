@@ -1,0 +1,253 @@
+//! The rules of the group commit.
+
+use std::path::Path;
+
+use super::*;
+use crate::error::db;
+use crate::pool::open_writer;
+
+fn insert(tx: &mut Tx<'_>, key: i64, bytes: usize) -> Result<()> {
+    tx.touch(Touch::Node(NodeId(key as u64)));
+    tx.conn
+        .execute(
+            "INSERT INTO setting(key, value) VALUES (?1, zeroblob(?2))",
+            rusqlite::params![key.to_string(), bytes as i64],
+        )
+        .map_err(db)
+        .map(|_| ())
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_the_change_that_does_not_fit_and_those_after_it_go_on() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("meta.db");
+    let mut conn = open_writer(&path).expect("open");
+    crate::schema::migrate(&mut conn).expect("schema");
+    conn.execute_batch("PRAGMA max_page_count = 100")
+        .expect("limit");
+    let checkpointer = Checkpointer::start(&path, &conn).expect("checkpointer");
+    let touched: Arc<Mutex<Vec<Touch>>> = Arc::default();
+    let seen = touched.clone();
+    let publish: Publish = Box::new(move |touched, _| seen.lock().extend(touched));
+    let writer = Writer::start(conn, checkpointer, publish).expect("writer");
+    assert_eq!(
+        writer.change(Lasting::Now, |tx| insert(tx, 1, 10)).await,
+        Ok(())
+    );
+    let (small, large, after) = tokio::join!(
+        writer.change(Lasting::Now, |tx| insert(tx, 2, 10)),
+        writer.change(Lasting::Now, |tx| insert(tx, 3, 1 << 20)),
+        writer.change(Lasting::Now, |tx| insert(tx, 4, 10)),
+    );
+    assert_eq!(large, Err(RepoError::NoSpace));
+    assert_eq!(
+        writer.change(Lasting::Now, |tx| insert(tx, 5, 10)).await,
+        Ok(())
+    );
+    let stored: i64 = writer
+        .change(Lasting::Now, |tx| {
+            tx.conn
+                .query_row("SELECT count(*) FROM setting", [], |row| row.get(0))
+                .map_err(db)
+        })
+        .await
+        .expect("count");
+    let answered = [Ok(()), small, large, after, Ok(())]
+        .iter()
+        .filter(|answer| answer.is_ok())
+        .count();
+    assert_eq!(
+        stored as usize, answered,
+        "what was answered, and nothing else"
+    );
+    assert!(touched.lock().contains(&Touch::Node(NodeId(5))));
+}
+
+/// A writer on a new database that makes durable what was answered before only after `settle_within`.
+fn writer(folder: &Path, settle_within: Duration) -> Writer {
+    let path = folder.join("meta.db");
+    let mut conn = open_writer(&path).expect("open");
+    crate::schema::migrate(&mut conn).expect("schema");
+    let checkpointer = Checkpointer::start(&path, &conn).expect("checkpointer");
+    Writer::start_with(conn, checkpointer, Box::new(|_, _| ()), settle_within).expect("writer")
+}
+
+const LONG: Duration = Duration::from_secs(1000);
+
+async fn count(writer: &Writer) -> i64 {
+    let counted = writer.change(Lasting::Now, |tx| {
+        tx.conn
+            .query_row("SELECT count(*) FROM setting", [], |row| row.get(0))
+            .map_err(db)
+    });
+    counted.await.expect("count")
+}
+
+#[tokio::test]
+async fn what_was_answered_before_it_was_durable_is_durable_with_the_next_answer_that_promises_it()
+{
+    let folder = tempfile::tempdir().expect("folder");
+    let writer = writer(folder.path(), LONG);
+    let now = |key| writer.change(Lasting::Now, move |tx| insert(tx, key, 10));
+    let soon = |key| writer.change(Lasting::Soon, move |tx| insert(tx, key, 10));
+    assert_eq!(now(1).await, Ok(()));
+    assert!(!writer.has_pending());
+    assert_eq!(soon(2).await, Ok(()));
+    assert!(writer.has_pending());
+    let refused = writer
+        .change(Lasting::Soon, |_| Err::<(), _>(RepoError::NotFound))
+        .await;
+    assert_eq!(refused, Err(RepoError::NotFound));
+    assert!(
+        writer.has_pending(),
+        "a change that was none settles nothing"
+    );
+    // One that changes nothing settles what is there, too: it may have found it.
+    assert_eq!(writer.change(Lasting::Now, |_| Ok(())).await, Ok(()));
+    assert!(!writer.has_pending());
+    assert_eq!(soon(3).await, Ok(()));
+    assert_eq!(now(4).await, Ok(()));
+    assert!(!writer.has_pending());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_answered_before_it_was_durable_becomes_durable_without_anybody_asking() {
+    let folder = tempfile::tempdir().expect("folder");
+    let writer = Arc::new(writer(folder.path(), SETTLE_WITHIN));
+    for own in [false, true] {
+        for key in 0..3 {
+            let key = key + 10 * i64::from(own);
+            let insert = writer.change(Lasting::Soon, move |tx| insert(tx, key, 10));
+            let inserted = match own {
+                true => sluice_repo::in_own_task(insert).await,
+                false => insert.await,
+            };
+            assert_eq!(inserted, Ok(()));
+            let settled = async {
+                while writer.has_pending() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(60), settled)
+                .await
+                .expect("the writer's thread syncs");
+        }
+    }
+}
+
+#[tokio::test]
+async fn ids_are_durable_before_a_document_that_has_one_is_answered() {
+    let folder = tempfile::tempdir().expect("folder");
+    let writer = writer(folder.path(), LONG);
+    let id = || writer.change(Lasting::Soon, |tx| tx.new_id());
+    let first = id().await.expect("id");
+    assert!(!writer.has_pending(), "the block of ids was synced");
+    assert_eq!(id().await, Ok(first + 1));
+    let refused = writer
+        .change(Lasting::Soon, |tx| {
+            tx.new_id()?;
+            Err::<(), _>(RepoError::NotFound)
+        })
+        .await;
+    assert_eq!(refused, Err(RepoError::NotFound));
+    assert_eq!(
+        id().await,
+        Ok(first + 3),
+        "a refused change does not cost the block"
+    );
+}
+
+#[tokio::test]
+async fn a_change_that_is_refused_alone_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().expect("folder");
+    let writer = writer(folder.path(), LONG);
+    let refused = writer
+        .change(Lasting::Now, |tx| {
+            insert(tx, 1, 10)?;
+            Err::<(), _>(RepoError::Exists)
+        })
+        .await;
+    assert_eq!(refused, Err(RepoError::Exists));
+    assert_eq!(count(&writer).await, 0);
+    assert_eq!(
+        writer.change(Lasting::Now, |tx| insert(tx, 1, 10)).await,
+        Ok(())
+    );
+    assert_eq!(count(&writer).await, 1);
+}
+
+fn thread_name() -> Option<String> {
+    std::thread::current().name().map(str::to_owned)
+}
+
+/// Tries until `look` finds something.
+async fn until<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let found = async {
+        loop {
+            match look().await {
+                Some(found) => return found,
+                None => tokio::task::yield_now().await,
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), found)
+        .await
+        .expect("it comes")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_be_held_up_carries_out_his_own_change_and_nobody_else_does() {
+    let folder = tempfile::tempdir().expect("folder");
+    let writer = writer(folder.path(), LONG);
+    let name = || writer.change(Lasting::Now, |_| Ok(thread_name()));
+    let by_thread = Ok(Some("repo-writer".to_owned()));
+    assert_eq!(name().await, by_thread);
+    // The writer's thread may not have let go yet.
+    until(async || {
+        let here = sluice_repo::in_own_task(name()).await;
+        assert!(here.is_ok());
+        (here != by_thread).then_some(())
+    })
+    .await;
+    // A reader that has the writer's connection for a moment keeps nobody waiting.
+    let idle = until(async || writer.idle()).await;
+    assert!(idle.conn().is_some());
+    let (done, ()) = tokio::join!(sluice_repo::in_own_task(name()), async move {
+        tokio::task::yield_now().await;
+        drop(idle);
+    });
+    assert_eq!(done, by_thread);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn callers_and_the_writers_thread_together_lose_no_change() {
+    let folder = tempfile::tempdir().expect("folder");
+    let writer = Arc::new(writer(folder.path(), SETTLE_WITHIN));
+    let tasks: Vec<_> = (0..8)
+        .map(|task| {
+            let writer = writer.clone();
+            tokio::spawn(async move {
+                for n in 0..40 {
+                    let lasting = if n % 3 == 0 {
+                        Lasting::Soon
+                    } else {
+                        Lasting::Now
+                    };
+                    let change = writer.change(lasting, move |tx| insert(tx, task * 1000 + n, 10));
+                    let done = match (task + n) % 2 {
+                        0 => sluice_repo::in_own_task(change).await,
+                        _ => change.await,
+                    };
+                    assert_eq!(done, Ok(()));
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.expect("task");
+    }
+    assert_eq!(count(&writer).await, 320);
+    writer.stop();
+    let late = writer.change(Lasting::Now, |_| Ok(())).await;
+    assert_eq!(late, Err(closed()));
+}
