@@ -18,6 +18,8 @@ use super::Others;
 use super::note::{MetaNote, UNITS_MAX};
 use super::unit::Unit;
 
+/// After so long without an answer of all other nodes the administrator is told.
+const LONG: Duration = Duration::from_secs(10);
 /// Held units beyond which idle ones are given up at once.
 const HELD_MAX: usize = 50_000;
 /// Names of one folder that are held singly; more and all its names are held together.
@@ -49,7 +51,7 @@ struct State {
     queue: Vec<Unit>,
     batch: u64,
     sending: bool,
-    /// Nodes that cache: those who have to hear.
+    /// Those who have to hear: all other live nodes, whether they have greeted this one or do not know it yet.
     hearers: BTreeSet<Member>,
     /// Changes under way that may change anything.
     all: u32,
@@ -173,7 +175,13 @@ impl Holds {
             };
             for units in units.chunks(UNITS_MAX) {
                 let note = MetaNote::Hold(units.to_vec());
-                self.others.announce_all(note.into()).await;
+                let told = self.others.announce_all(note.into());
+                tokio::pin!(told);
+                while tokio::time::timeout(LONG, &mut told).await.is_err() {
+                    tracing::warn!(
+                        "changes of metadata wait for a node that does not say that it heard of them; `sluice nodes` shows who is cut off"
+                    );
+                }
             }
             self.answered.send_replace(batch);
         }
@@ -210,6 +218,11 @@ impl Holds {
     pub(super) fn is_used(&self, unit: Unit) -> bool {
         let state = self.state.lock();
         state.held.get(&unit).is_some_and(|held| held.users > 0)
+    }
+
+    /// The other live nodes, some of them perhaps known already.
+    pub(super) fn came(&self, others: &[Member]) {
+        self.state.lock().hearers.extend(others);
     }
 
     /// A node is no member any more.

@@ -165,6 +165,8 @@ impl Coherent {
         {
             let mut heard = self.heard.lock();
             let (gone, new) = heard.members(others);
+            // Before the first change: a node that was there before knows nothing of this one yet, and caches all the same.
+            self.holds.came(others);
             for member in gone {
                 heard.gone(member, &self.stripes);
                 self.holds.gone(member);

@@ -355,6 +355,24 @@ async fn a_new_node_caches_only_when_the_others_know_and_hears_what_they_change(
 }
 
 #[tokio::test]
+async fn a_new_node_tells_those_too_who_do_not_know_it_yet() {
+    let world = World::with(2, 1).await;
+    world.look(0, "f").await;
+    assert_eq!(world.look(0, "f").await, (None, true));
+    // It knows the first one; the first one has not looked at the members yet.
+    for seat in [&world.town.seats[1].live, &world.town.seats[1].acts] {
+        seat.store(true, Ordering::SeqCst);
+    }
+    world.nodes[1].0.members(&[member(0)]);
+    let f = world.make(1, "f").await;
+    assert_eq!(world.look(0, "f").await, (Some(f), false));
+    world.town.tell_members();
+    world.caching(0).await;
+    unlink(&world.nodes[1], "f", Some(f)).await.expect("gone");
+    assert_eq!(world.look(0, "f").await.0, None);
+}
+
+#[tokio::test]
 async fn changes_of_what_is_held_cost_no_message_and_others_cache_again_after_it() {
     let world = World::with(2, 2).await;
     for name in 0..40 {
