@@ -43,6 +43,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "sluice-lockmgr-sim",
         &["sluice-lockmgr", "sluice-lockmgr-cluster"],
     ),
+    ("sluice-lockmgr-model", &[]),
     ("sluice-repo", &[]),
     ("sluice-repo-postgres", &["sluice-repo", "sluice-lockmgr"]),
     ("sluice-repo-sqlite", &["sluice-repo"]),

@@ -18,7 +18,7 @@ use sluice_lockmgr_cluster::transport::tcp::TcpTransport;
 
 const ALONE: u32 = 400_000;
 const CALLERS: u64 = 64;
-const CALLS: u32 = 1_000;
+const CALLS: u32 = 2_000;
 const HAND_OVERS: usize = 2_000;
 
 struct Node {
@@ -60,12 +60,19 @@ fn request(node: &Node, document: u64, client: u64, access: Access) -> OpenReque
     OpenRequest::new(ResourceId::main(document), actor, access)
 }
 
-/// A document that a node coordinates.
-fn document_of(node: &Node) -> Result<u64, Box<dyn Error>> {
+/// Documents that a node coordinates.
+fn documents_of(node: &Node, count: usize) -> Vec<u64> {
     let map = node.cluster.shard_map();
-    (1..100_000)
-        .find(|d| map.owner(shard_of(*d)).owner == Some(node.cluster.me()))
-        .ok_or_else(|| "no shard of this node".into())
+    let owned = |d: &u64| map.owner(shard_of(*d)).owner == Some(node.cluster.me());
+    (1..1_000_000).filter(owned).take(count).collect()
+}
+
+/// Seconds that this process has used of all cores; 0 where the system doesn't tell.
+fn cpu_seconds() -> f64 {
+    let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let after = text.rsplit(')').next().unwrap_or_default();
+    let ticks = after.split_whitespace().skip(11).take(2);
+    ticks.filter_map(|t| t.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
 
 async fn alone(node: &Node, document: u64) -> Result<(), Box<dyn Error>> {
@@ -80,36 +87,46 @@ async fn alone(node: &Node, document: u64) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-async fn at_the_coordinator(near: &Node, far: &Node, document: u64) -> Result<(), Box<dyn Error>> {
-    // An open on each node keeps the document at its coordinator.
-    let a = near
-        .locks
-        .open(request(near, document, 1, Access::READ))
-        .await?;
-    let b = far
-        .locks
-        .open(request(far, document, 1, Access::READ))
-        .await?;
-    let begin = Instant::now();
-    let tasks = (0..CALLERS).map(|client| {
-        let wanted = request(near, document, 10 + client, Access::READ);
-        let locks = near.locks.clone();
-        tokio::spawn(async move {
-            for _ in 0..CALLS {
-                if let Ok(opened) = locks.open(wanted.clone()).await {
-                    let _ = locks.close(opened.open).await;
+/// An open on each node keeps every document at its coordinator; the callers share the documents.
+async fn at_the_coordinator(
+    near: &Node,
+    far: &Node,
+    documents: &[u64],
+) -> Result<(), Box<dyn Error>> {
+    let mut kept = Vec::new();
+    for document in documents {
+        for node in [near, far] {
+            let wanted = request(node, *document, 1, Access::READ);
+            kept.push((node, node.locks.open(wanted).await?));
+        }
+    }
+    let (begin, cpu) = (Instant::now(), cpu_seconds());
+    let tasks = (0..CALLERS)
+        .zip(documents.iter().cycle())
+        .map(|(client, document)| {
+            let wanted = request(near, *document, 10 + client, Access::READ);
+            let locks = near.locks.clone();
+            tokio::spawn(async move {
+                for _ in 0..CALLS {
+                    if let Ok(opened) = locks.open(wanted.clone()).await {
+                        let _ = locks.close(opened.open).await;
+                    }
                 }
-            }
-        })
-    });
+            })
+        });
     for task in tasks.collect::<Vec<_>>() {
         task.await?;
     }
-    let calls = 2.0 * f64::from(CALLS) * 64.0;
-    let per_second = calls / begin.elapsed().as_secs_f64();
-    println!("at another node's coordinator: {per_second:.0} calls/s, {CALLERS} callers");
-    let _ = near.locks.close(a.open).await;
-    let _ = far.locks.close(b.open).await;
+    let pairs = f64::from(CALLS) * CALLERS as f64;
+    println!(
+        "at another node's coordinator: {:.0} open+close/s, {:.0} for each second of CPU of both nodes and {CALLERS} callers on {} documents",
+        pairs / begin.elapsed().as_secs_f64(),
+        pairs / (cpu_seconds() - cpu),
+        documents.len()
+    );
+    for (node, opened) in kept {
+        let _ = node.locks.close(opened.open).await;
+    }
     Ok(())
 }
 
@@ -154,13 +171,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let registry = MemoryRegistry::new(Duration::from_secs(6));
     let a = start(&registry, "a").await?;
     let b = start(&registry, "b").await?;
-    while document_of(&b).is_err() {
+    while documents_of(&b, 64).len() < 64 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let document = document_of(&b)?;
-    alone(&a, document).await?;
-    at_the_coordinator(&a, &b, document).await?;
-    hand_over(&a, &b, document).await?;
+    let documents = documents_of(&b, 64);
+    alone(&a, documents[0]).await?;
+    at_the_coordinator(&a, &b, &documents).await?;
+    at_the_coordinator(&a, &b, &documents[..1]).await?;
+    hand_over(&a, &b, documents[1]).await?;
     a.cluster.stop();
     b.cluster.stop();
     Ok(())
