@@ -48,6 +48,9 @@ pub enum RepoError {
     /// The change time is not the one that the caller expects.
     #[error("the entry has changed since")]
     GuardMismatch,
+    /// The change was made before, on behalf of the same call of a client (see [`crate::call`]).
+    #[error("the call was carried out before")]
+    Repeated,
     /// The fencing token is older than one that was seen: the writer has lost its right.
     #[error("the writer's right has been superseded")]
     Fenced,

@@ -7,6 +7,7 @@
 
 mod accounts;
 mod blocking;
+pub mod call;
 mod content;
 mod error;
 mod maintenance;

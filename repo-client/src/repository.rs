@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::accounts::{Group, PolicyRule, Share, User, VersionPolicy};
+use crate::call::CallId;
 use crate::error::Result;
 use crate::manifest::{Manifest, ObjectId, ObjectRef};
 use crate::types::{
@@ -425,6 +426,12 @@ pub trait Repository: Send + Sync {
     async fn setting_or(&self, key: &str, value: Bytes) -> Result<Bytes>;
     /// Adds 1 to a durable counter and returns it; the first answer is 1 (boot number, write verifier).
     async fn next_counter(&self, key: &str) -> Result<u64>;
+
+    // Calls
+
+    /// Whether a change was made on behalf of this call within the last minutes (see [`crate::call`]). A repository of one process
+    /// need not know: the process remembers what it answered.
+    async fn carried_out(&self, call: CallId) -> Result<bool>;
 
     // Housekeeping
 

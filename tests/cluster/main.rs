@@ -5,6 +5,7 @@ mod demo;
 mod failover;
 mod members;
 mod metadata;
+mod moves;
 
 use std::time::{Duration, Instant};
 

@@ -6,8 +6,9 @@ use std::time::Instant;
 use bytes::Bytes;
 use sluice_nfs_wire::nfs3::{self, Procedure};
 use sluice_nfs_wire::rpc::ReplyHead;
-use sluice_nfs_wire::xdr::Encoder;
+use sluice_nfs_wire::xdr::{Encoder, XdrError};
 use sluice_nfs_wire::{mount, nlm, portmap};
+use sluice_vfs::within_call;
 use tracing::Instrument;
 
 use crate::call::{Call, Credential};
@@ -83,6 +84,19 @@ pub(crate) fn credential(call: &IncomingCall) -> Result<Credential, ReplyHead> {
     Credential::decode(&call.header.cred).map_err(ReplyHead::AuthError)
 }
 
+/// The reply with what `result` appends to its head.
+async fn encoded(
+    xid: u32,
+    result: impl AsyncFnOnce(&mut Encoder) -> Result<(), XdrError>,
+) -> Vec<Bytes> {
+    let mut out = success(xid);
+    if result(&mut out).await.is_err() {
+        out = Encoder::new();
+        ReplyHead::GarbageArgs.encode(xid, &mut out);
+    }
+    out.into_segments()
+}
+
 async fn nfs(
     head: &Arc<Head>,
     connection: &Connection,
@@ -105,16 +119,29 @@ async fn nfs(
     let xid = call.xid;
     let (body, args) = (call.body, call.args);
     let run = async {
-        let mut out = success(xid);
-        let outcome = match Call::begin(head, connection, &credential).await {
-            Ok(call) => v3::run(&call, procedure, args, &mut out).await,
-            Err(status) => v3::refuse(procedure, status, &mut out),
+        let call = Call::begin(head, connection, &credential).await;
+        let once = procedure.is_non_idempotent().then(|| {
+            let id = drc::call_id(connection.address(), xid, procedure, &body);
+            (id, args.clone())
+        });
+        let work = encoded(xid, async |out| match &call {
+            Ok(call) => v3::run(call, procedure, args, out).await,
+            Err(status) => v3::refuse(procedure, *status, out),
+        });
+        let Some((id, args)) = once else {
+            return work.await;
         };
-        if outcome.is_err() {
-            out = Encoder::new();
-            ReplyHead::GarbageArgs.encode(xid, &mut out);
+        let reply = within_call(id, work).await;
+        match &call {
+            // Refused, perhaps because another node has carried it out already, whose reply was lost.
+            Ok(call) if !v3::is_done(&reply) && head.vfs.carried_out(id).await => {
+                encoded(xid, async |out| {
+                    v3::repeated(call, procedure, args, out).await
+                })
+                .await
+            }
+            _ => reply,
         }
-        out.into_segments()
     };
     if !drc::is_kept(procedure) {
         return Ok(run.instrument(span).await);

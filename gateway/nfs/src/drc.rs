@@ -2,6 +2,9 @@
 //!
 //! A client is known by its address without port, because a retry often comes over a new connection. While the first call
 //! still runs, a retry waits for it and is answered on its own connection. Bounded in number; entries expire.
+//!
+//! What this cache does not know because another node gave the first reply, or this one before a restart, the repository may:
+//! see [`call_id`].
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -9,9 +12,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use aws_lc_rs::digest;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use sluice_nfs_wire::nfs3::Procedure;
+use sluice_vfs::CallId;
 use tokio::sync::OnceCell;
 
 /// How long a reply is kept. Clients retry within a minute; Linux's major timeout over TCP is 60 s.
@@ -48,6 +53,24 @@ struct Shard {
     replies: HashMap<CallKey, Reply>,
     /// Every key of `replies`, oldest first, and some that have been forgotten.
     order: VecDeque<(CallKey, Instant)>,
+}
+
+/// The name of a call that has to be carried out once in the whole cluster; the same on every node.
+pub(crate) fn call_id(address: IpAddr, xid: u32, procedure: Procedure, body: &[u8]) -> CallId {
+    let mut digest = digest::Context::new(&digest::SHA256);
+    match address.to_canonical() {
+        IpAddr::V4(address) => digest.update(&address.octets()),
+        IpAddr::V6(address) => digest.update(&address.octets()),
+    }
+    digest.update(&xid.to_be_bytes());
+    digest.update(&(procedure as u32).to_be_bytes());
+    digest.update(&(body.len() as u64).to_be_bytes());
+    digest.update(body.get(..CHECKSUM_BYTES).unwrap_or(body));
+    let mut id = [0; 16];
+    for (to, from) in id.iter_mut().zip(digest.finish().as_ref()) {
+        *to = *from;
+    }
+    CallId(id)
 }
 
 /// Whether a retry of this procedure has to find its first reply: those that differ when done twice, and WRITE, whose

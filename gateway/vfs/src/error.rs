@@ -178,6 +178,8 @@ impl From<sluice_repo::RepoError> for VfsError {
             R::TooMany => VfsError::TooManyLinks,
             R::TooLarge => VfsError::TooLarge,
             R::GuardMismatch => VfsError::NotSame,
+            // The head that named the call asks what became of it and does not tell this.
+            R::Repeated => VfsError::Exists,
             R::NoSpace => VfsError::NoSpace,
             R::ReadOnly(why) => {
                 tracing::error!(why, "the repository's storage refuses writes");

@@ -53,6 +53,7 @@ pub use request::{
     OpenFlags, OpenRequest, Opened, OplockLevel, ShareMode, Target,
 };
 pub use share::{Share, Squash};
+pub use sluice_repo::call::{CallId, within as within_call};
 pub use sluice_repo::{
     Ace, AceKind, Acl, AttributeChange, Attributes, CaseMode, ContentId, Cookie, DirEntry,
     DosAttributes, ExtendedAttribute, NodeId, NodeKind, ShareId, Sid, Space, StreamInfo, Timestamp,

@@ -9,6 +9,7 @@ use sluice_lockmgr::{
     BreakAck, CacheState, ClientId as LockClient, EntryKind, LeaseId, ListFilter, LockService,
     ResourceId,
 };
+use sluice_repo::call::CallId;
 use sluice_repo::{ContentStore, LastLink, NameRef, NodeId, RepoError, Repository, Timestamp};
 use tokio_util::sync::CancellationToken;
 
@@ -247,6 +248,18 @@ impl Vfs {
     /// What was done since the start.
     pub fn metrics(&self) -> &Metrics {
         &self.inner.metrics
+    }
+
+    /// Whether a change was made on behalf of a client's call before, by any node of the cluster (see [`crate::within_call`]). False if
+    /// that can't be found out.
+    pub async fn carried_out(&self, call: CallId) -> bool {
+        match self.inner.repo.carried_out(call).await {
+            Ok(known) => known,
+            Err(error) => {
+                tracing::warn!(%error, "it can't be found out whether a call was carried out before");
+                false
+            }
+        }
     }
 
     /// The caller's view of a share. For NFS the client's network is checked ([`VfsError::AccessDenied`]) and the identity squashed.

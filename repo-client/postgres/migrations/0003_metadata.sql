@@ -90,6 +90,11 @@ CREATE TABLE lane(
 ) WITH (fillfactor = 50);
 ALTER TABLE lane ALTER COLUMN answers SET STORAGE EXTERNAL;
 
+-- Calls of clients whose changes were carried out lately: a client that hears no answer sends its call again, maybe to another
+-- node.
+CREATE TABLE client_call(id bytea PRIMARY KEY, at bigint NOT NULL);
+CREATE INDEX client_call_at ON client_call(at);
+
 -- The root folder.
 INSERT INTO node(id, kind, mode, uid, gid, nlink, size, allocated, atime, mtime, ctime, btime, dos, change_id, version,
                  dev_major, dev_minor, ea_size)

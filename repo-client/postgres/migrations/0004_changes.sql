@@ -1,7 +1,8 @@
 -- Changes of the namespace. Each function looks first, refuses (answer with a code) or changes, and never raises for what a
 -- client may cause: so that the changes of a batch stand alone without savepoints.
 -- Codes: 0 done, 1 not found, 2 stale (detail: node), 3 exists, 4 not a folder, 5 is a folder, 6 not empty, 7 into itself,
--- 8 wrong kind, 9 too many, 10 conflict (detail: version), 11 guard mismatch, 12 fenced, 13 object of another document.
+-- 8 wrong kind, 9 too many, 10 conflict (detail: version), 11 guard mismatch, 12 fenced, 13 object of another document,
+-- 14 carried out before on behalf of the same call.
 
 CREATE FUNCTION refuse(op bigint, code bigint, detail bigint) RETURNS answer[] LANGUAGE sql IMMUTABLE AS
 $$ SELECT ARRAY[ROW(op, 0, code, detail, NULL)::answer] $$;
@@ -458,6 +459,15 @@ BEGIN
     now_ns := time_now();
     done := '{}';
     FOR o IN SELECT * FROM jsonb_array_elements(p_ops) LOOP
+        IF o ? 'call' THEN
+            -- Waits for the same call under way on another node.
+            INSERT INTO client_call(id, at) VALUES (p_blobs[(o->>'call')::int], now_ns) ON CONFLICT DO NOTHING;
+            IF NOT FOUND THEN
+                done := done || refuse(i, 14, 0);
+                i := i + 1;
+                CONTINUE;
+            END IF;
+        END IF;
         CASE o->>'k'
             WHEN 'create' THEN part := op_create(i, o, p_blobs, now_ns);
             WHEN 'set' THEN part := op_set(i, o, p_blobs, now_ns);
@@ -472,7 +482,14 @@ BEGIN
             WHEN 'setting' THEN part := op_setting(i, o, p_blobs);
             WHEN 'garbage' THEN part := op_garbage(i, o, p_blobs, now_ns);
             WHEN 'touch' THEN part := op_touch(i, o);
+            WHEN 'calls' THEN
+                DELETE FROM client_call WHERE at < now_ns - 300000000000;
+                part := refuse(i, 0, 0);
         END CASE;
+        IF o ? 'call' AND (part[1]).code <> 0 THEN
+            -- Refused: the call has changed nothing.
+            DELETE FROM client_call WHERE id = p_blobs[(o->>'call')::int];
+        END IF;
         done := done || part;
         i := i + 1;
     END LOOP;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::{Value, json};
+use sluice_repo::call::{self, CallId};
 use sluice_repo::{
     AttributeChange, CaseMode, ContentId, DosAttributes, ExtendedAttribute, LastLink, Manifest,
     NAME_BYTES_MAX, NewKind, NewNode, NodeId, NodeKind, ObjectId, Replace, RepoError, Result,
@@ -112,6 +113,7 @@ pub(crate) enum Change {
     },
     ForgetGarbage(Vec<ObjectId>),
     KeepGarbage(Vec<ObjectId>),
+    ForgetCalls,
     Touch(HashMap<NodeId, Timestamp>),
 }
 
@@ -427,6 +429,7 @@ impl Change {
             Change::KeepGarbage(objects) => json!({
                 "k": "garbage", "do": "keep", "objects": blobs.objects(objects.iter().copied()),
             }),
+            Change::ForgetCalls => json!({"k": "calls"}),
             Change::Touch(times) => {
                 let times: serde_json::Map<String, Value> = times
                     .iter()
@@ -495,10 +498,52 @@ const SEND: &str = concat!(
     ", pg_current_xact_id()::text::bigint FROM change_batch($1, $2, $3, $4, $5::jsonb, $6, $7, $8, $9) AS a"
 );
 
+/// A change, and the client's call that it is the change of.
+pub(crate) struct Asked {
+    change: Change,
+    call: Option<CallId>,
+}
+
+impl Asked {
+    /// A change on behalf of the call whose work this is, if it is one that must not be made twice.
+    pub(crate) fn now(change: Change) -> Asked {
+        let once = matches!(
+            change,
+            Change::Create { .. }
+                | Change::Link { .. }
+                | Change::Unlink { .. }
+                | Change::Rename { .. }
+                | Change::Set { .. }
+        );
+        Asked {
+            call: call::current().filter(|_| once),
+            change,
+        }
+    }
+
+    /// A change of nobody's call.
+    pub(crate) fn by_itself(change: Change) -> Asked {
+        Asked { change, call: None }
+    }
+
+    pub(crate) fn is_of_a_call(&self) -> bool {
+        self.call.is_some()
+    }
+
+    fn encode(&self, blobs: &mut Blobs) -> Value {
+        let mut op = self.change.encode(blobs);
+        if let Some(call) = self.call {
+            let call = blobs.add(call.0);
+            put(&mut op, &[("call", Some(call as i64))]);
+        }
+        op
+    }
+}
+
 #[async_trait]
-impl Item for Change {
+impl Item for Asked {
     fn weight(&self) -> usize {
-        match self {
+        match &self.change {
             Change::Create { new, .. } => match &new.kind {
                 NewKind::File {
                     content: Some(manifest),
@@ -523,10 +568,10 @@ impl Item for Change {
         let mut blobs = Blobs::default();
         let ops: Vec<Value> = items.iter().map(|item| item.encode(&mut blobs)).collect();
         let mut locks = Vec::new();
-        items.iter().for_each(|item| item.locks(&mut locks));
+        items.iter().for_each(|item| item.change.locks(&mut locks));
         let (parents, folds): (Vec<i64>, Vec<&str>) = items
             .iter()
-            .filter_map(|item| item.name())
+            .filter_map(|item| item.change.name())
             .map(|name| (big(name.parent.0), name.fold.as_str()))
             .unzip();
         sqlx::query(SEND)

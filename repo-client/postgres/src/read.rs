@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
+use sluice_repo::call::CallId;
 use sluice_repo::{
     Acl, Attributes, CaseMode, ContentId, Cookie, DirEntry, DirPage, ExtendedAttribute, Found,
     Head, Manifest, NodeId, NodeKind, ObjectId, ROOT, RepoError, Result, StreamInfo, Timestamp,
@@ -491,4 +492,13 @@ pub(crate) async fn abandoned(readers: &Readers) -> Result<Vec<NodeId>> {
         .iter()
         .map(|row| int(row, 0).map(|node| NodeId(node as u64)))
         .collect()
+}
+
+pub(crate) async fn call(readers: &Readers, call: CallId) -> Result<bool> {
+    let rows = readers
+        .rows("SELECT 1 FROM client_call WHERE id = $1", move |q| {
+            q.bind(call.0)
+        })
+        .await?;
+    Ok(!rows.is_empty())
 }

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::{Value, json};
 use sluice_lockmgr::Member;
+use sluice_repo::call::{self, CallId};
 use sluice_repo::{
     Acl, AttributeChange, Attributes, CaseMode, CheckReport, Commit, Committed, ContentId, Cookie,
     Created, DirPage, ExtendedAttribute, FencingToken, Found, Group, Head, LastLink, Manifest,
@@ -20,7 +21,7 @@ use sluice_repo::{
     VersionInfo, VersionPolicy, VersionRefs, WriteSession, check_name,
 };
 
-use crate::change::{Change, Name, check_eas, check_new, check_stream_name};
+use crate::change::{Asked, Change, Name, check_eas, check_new, check_stream_name};
 use crate::commit::Prepared;
 use crate::database::Database;
 use crate::error::corrupt;
@@ -33,6 +34,8 @@ use crate::{check, read, session, watch};
 const ACLS_REMEMBERED: usize = 4096;
 /// How long access times may wait for being written.
 const TOUCH_INTERVAL: Duration = Duration::from_secs(1);
+/// How often calls that are too old to come again are forgotten.
+const CALLS_FORGOTTEN_EVERY: Duration = Duration::from_secs(60);
 /// Access times that wait; more are dropped.
 const TOUCHES_MAX: usize = 1024;
 
@@ -73,7 +76,7 @@ pub struct PostgresRepository {
     me: Member,
     alone: bool,
     readers: Readers,
-    changes: Arc<Lane<Change>>,
+    changes: Arc<Lane<Asked>>,
     commits: Lane<Prepared>,
     acls: Mutex<HashMap<String, i64>>,
     touched: Arc<Mutex<HashMap<NodeId, Timestamp>>>,
@@ -103,6 +106,7 @@ impl PostgresRepository {
         let mut tasks = vec![
             tokio::spawn(watch::records(database.clone(), records.clone())),
             tokio::spawn(write_touches(changes.clone(), touched.clone())),
+            tokio::spawn(forget_calls(changes.clone())),
         ];
         if alone {
             tasks.push(tokio::spawn(session::keep(database.clone(), me, conn)));
@@ -156,7 +160,13 @@ impl PostgresRepository {
     }
 
     async fn change(&self, change: Change) -> Result<Answers> {
-        self.changes.submit(change).await.map(Answers)
+        let asked = Asked::now(change);
+        let of_a_call = asked.is_of_a_call();
+        let answers = self.changes.submit(asked).await?;
+        if of_a_call {
+            call::carried_out();
+        }
+        Ok(Answers(answers))
     }
 
     /// Number under which an ACL is stored.
@@ -246,21 +256,27 @@ fn lane_number() -> Result<i32> {
 }
 
 /// Writes noted access times now and then.
-async fn write_touches(
-    changes: Arc<Lane<Change>>,
-    touched: Arc<Mutex<HashMap<NodeId, Timestamp>>>,
-) {
+async fn write_touches(changes: Arc<Lane<Asked>>, touched: Arc<Mutex<HashMap<NodeId, Timestamp>>>) {
     loop {
         tokio::time::sleep(TOUCH_INTERVAL).await;
         flush_touches(&changes, &touched).await;
     }
 }
 
-async fn flush_touches(changes: &Lane<Change>, touched: &Mutex<HashMap<NodeId, Timestamp>>) {
+/// Forgets the calls that no client sends again any more.
+async fn forget_calls(changes: Arc<Lane<Asked>>) {
+    loop {
+        tokio::time::sleep(CALLS_FORGOTTEN_EVERY).await;
+        // What is not forgotten now is forgotten the next time, or by another node.
+        let _ = changes.submit(Asked::by_itself(Change::ForgetCalls)).await;
+    }
+}
+
+async fn flush_touches(changes: &Lane<Asked>, touched: &Mutex<HashMap<NodeId, Timestamp>>) {
     let times = std::mem::take(&mut *touched.lock());
     if !times.is_empty() {
         // Losing some is allowed.
-        let _ = changes.submit(Change::Touch(times)).await;
+        let _ = changes.submit(Asked::by_itself(Change::Touch(times))).await;
     }
 }
 
@@ -699,6 +715,10 @@ impl Repository for PostgresRepository {
 
     async fn next_counter(&self, key: &str) -> Result<u64> {
         self.counter(format!("setting.{key}")).await
+    }
+
+    async fn carried_out(&self, call: CallId) -> Result<bool> {
+        read::call(&self.readers, call).await
     }
 
     async fn abandoned_orphans(&self) -> Result<Vec<NodeId>> {

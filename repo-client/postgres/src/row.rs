@@ -183,6 +183,7 @@ impl Answer {
             10 => RepoError::Conflict(Version(self.detail as u64)),
             11 => RepoError::GuardMismatch,
             12 => RepoError::Fenced,
+            14 => RepoError::Repeated,
             13 => RepoError::Corrupt("an object of another document in a commit".into()),
             _ => corrupt("an unknown answer"),
         })

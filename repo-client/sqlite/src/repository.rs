@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension, params};
+use sluice_repo::call::CallId;
 use sluice_repo::{
     Acl, AttributeChange, Attributes, CaseMode, CheckReport, Commit, Committed, ContentId, Cookie,
     Created, DirPage, ExtendedAttribute, FencingToken, Found, Group, Head, LastLink, Manifest,
@@ -598,6 +599,10 @@ impl Repository for SqliteRepository {
             Ok(())
         })
         .await
+    }
+
+    async fn carried_out(&self, _call: CallId) -> Result<bool> {
+        Ok(false)
     }
 
     async fn keep_garbage(&self, _objects: Vec<ObjectId>) -> Result<()> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
+use sluice_repo::call::CallId;
 use sluice_repo::{
     Acl, AttributeChange, Attributes, CaseMode, CheckReport, Commit, Committed, ContentId, Cookie,
     Created, DirPage, ExtendedAttribute, FencingToken, Found, Group, Head, LastLink, Manifest,
@@ -168,6 +169,7 @@ forward! {
     put_setting(key: &str, value: Bytes) -> ();
     setting_or(key: &str, value: Bytes) -> Bytes;
     next_counter(key: &str) -> u64;
+    carried_out(call: CallId) -> bool;
     abandoned_orphans() -> Vec<NodeId>;
     node_count() -> u64;
     garbage(age_s: u64, limit: usize) -> Vec<ObjectId>;

@@ -5,9 +5,13 @@ mod dirs;
 mod fs;
 mod names;
 mod nodes;
+mod repeat;
 
 use bytes::Bytes;
-use sluice_nfs_wire::nfs3::{LinkWcc, Procedure, RenameWcc, Status, WccData};
+use sluice_nfs_wire::nfs3::{
+    CreateArgs, DirOpArgs, LinkWcc, MkdirArgs, MknodArgs, Procedure, RenameWcc, SetattrArgs,
+    Status, SymlinkArgs, WccData,
+};
 use sluice_nfs_wire::xdr::{Decoder, Encoder, XdrError};
 
 use crate::call::Call;
@@ -54,6 +58,39 @@ pub(crate) async fn run(
         Procedure::Fsstat => handle!(fs::fsstat),
         Procedure::Fsinfo => handle!(fs::fsinfo),
         Procedure::Pathconf => handle!(fs::pathconf),
+    }
+    Ok(())
+}
+
+/// Appends the result of a procedure that was carried out before, from what is there now: its first reply is not known here.
+///
+/// # Errors
+/// The arguments are not what the procedure takes.
+pub(crate) async fn repeated(
+    call: &Call<'_>,
+    procedure: Procedure,
+    mut args: Decoder,
+    out: &mut Encoder,
+) -> Result<(), XdrError> {
+    match procedure {
+        Procedure::Create => {
+            out.put(&repeat::created(call, args.get::<CreateArgs>()?.target).await)
+        }
+        Procedure::Mkdir => out.put(&repeat::created(call, args.get::<MkdirArgs>()?.target).await),
+        Procedure::Symlink => {
+            out.put(&repeat::created(call, args.get::<SymlinkArgs>()?.target).await);
+        }
+        Procedure::Mknod => out.put(&repeat::created(call, args.get::<MknodArgs>()?.target).await),
+        Procedure::Remove | Procedure::Rmdir => {
+            out.put(&repeat::changed(call, &args.get::<DirOpArgs>()?.dir).await);
+        }
+        Procedure::Setattr => {
+            out.put(&repeat::changed(call, &args.get::<SetattrArgs>()?.object).await);
+        }
+        Procedure::Rename => out.put(&repeat::renamed(call, args.get()?).await),
+        Procedure::Link => out.put(&repeat::linked(call, args.get()?).await),
+        // The others may be carried out twice.
+        _ => refuse(procedure, Status::Jukebox, out)?,
     }
     Ok(())
 }
