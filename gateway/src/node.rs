@@ -49,6 +49,7 @@ struct Bound {
     admin: Vec<TcpListener>,
     control: ControlSocket,
     token: admin::Token,
+    heads: HeadAddresses,
 }
 
 /// The control socket's file; removed when the node stops.
@@ -97,7 +98,7 @@ pub async fn open_stack(settings: &Settings) -> anyhow::Result<Stack> {
 }
 
 /// The same as a member of a cluster, under a new epoch.
-async fn open_member(settings: &Settings, seat: &Seat) -> anyhow::Result<Stack> {
+pub(crate) async fn open_member(settings: &Settings, seat: &Seat) -> anyhow::Result<Stack> {
     let life = seat.join().await?;
     let member = life.member();
     let database = seat.database().clone();
@@ -294,6 +295,7 @@ impl Node {
             ftp: ftp
                 .as_ref()
                 .and_then(|ftp| reachable(&ftp.local_addresses(), settings)),
+            links: None,
         };
         vfs.admin()
             .publish_facts(serde_json::to_vec(&heads)?)
@@ -305,6 +307,7 @@ impl Node {
             nfs,
             ftp,
             admin,
+            heads,
         })
     }
 
@@ -345,6 +348,10 @@ impl Node {
             services_stop.clone(),
         ));
         services.spawn(housekeeping::run(stack.vfs.clone(), services_stop.clone()));
+        if let Some(view) = stack.cluster() {
+            let (vfs, stop) = (stack.vfs.clone(), services_stop.clone());
+            services.spawn(crate::cluster::tell_links(vfs, view, bound.heads, stop));
+        }
         services.close();
         let ended = wait_for_the_end(&stack, &stop).await;
         ready.set(false);

@@ -6,6 +6,7 @@ mod failover;
 mod members;
 mod metadata;
 mod moves;
+mod verify;
 
 use std::time::{Duration, Instant};
 

@@ -46,37 +46,52 @@ impl Cluster {
         node_keys: &str,
         extra: &str,
     ) -> anyhow::Result<Cluster> {
-        let server = PostgresServer::temporary()?;
-        let shared = tempfile::tempdir()?;
-        let secret = shared.path().join("secret");
-        write_private(&secret, "a secret of the test cluster only")?;
-        let mut cluster = Cluster {
-            nodes: Vec::new(),
-            wires: Vec::new(),
-            server,
-            shared,
-        };
-        for number in 1..=count {
-            let name = format!("gw{number}");
-            let node = cluster
-                .start_node(&name, &secret, wired, node_keys, extra)
-                .with_context(|| format!("node {name}"))?;
-            if number == 1 {
-                node.add_user(USER, PASSWORD, 1000)?;
-            }
-            cluster.nodes.push(node);
+        let mut cluster = Cluster::empty()?;
+        for _ in 0..count {
+            cluster.add(wired, |place| {
+                place.node_keys = node_keys.into();
+                place.extra.push_str(extra);
+            })?;
         }
         Ok(cluster)
+    }
+
+    /// The database alone; nodes are to be added.
+    pub fn empty() -> anyhow::Result<Cluster> {
+        let shared = tempfile::tempdir()?;
+        write_private(
+            &shared.path().join("secret"),
+            "a secret of the test cluster only",
+        )?;
+        Ok(Cluster {
+            nodes: Vec::new(),
+            wires: Vec::new(),
+            server: PostgresServer::temporary()?,
+            shared,
+        })
+    }
+
+    /// Starts the next node, wired or not, with a change of its configuration.
+    pub fn add(&mut self, wired: bool, change: impl FnOnce(&mut Place)) -> anyhow::Result<()> {
+        let name = format!("gw{}", self.nodes.len() + 1);
+        let node = self
+            .start_node(&name, "secret", wired, change)
+            .with_context(|| format!("node {name}"))?;
+        if self.nodes.is_empty() {
+            node.add_user(USER, PASSWORD, 1000)?;
+        }
+        self.nodes.push(node);
+        Ok(())
     }
 
     fn start_node(
         &mut self,
         name: &str,
-        secret: &std::path::Path,
+        secret: &str,
         wired: bool,
-        node_keys: &str,
-        extra: &str,
+        change: impl FnOnce(&mut Place),
     ) -> anyhow::Result<TestNode> {
+        let secret = self.shared.path().join(secret);
         let listen = free_address()?;
         let mut advertise = listen;
         let mut metadata = self.server.url();
@@ -93,26 +108,30 @@ impl Cluster {
             );
             self.wires.push(wires);
         }
-        TestNode::start_at(&Place {
+        let mut place = Place {
             name: name.to_owned(),
             metadata: Some(metadata),
             content: Some(format!(
                 "file://{}",
                 self.shared.path().join("content").display()
             )),
-            node_keys: node_keys.into(),
+            node_keys: String::new(),
             extra: format!(
-                "[cluster]\nlisten = \"{listen}\"\nadvertise = \"{advertise}\"\nsecret_file = \"{}\"\n{extra}",
+                "[cluster]\nlisten = \"{listen}\"\nadvertise = \"{advertise}\"\nsecret_file = \"{}\"\n",
                 secret.display()
             ),
-        })
+        };
+        change(&mut place);
+        TestNode::start_at(&place)
     }
 
     /// Tries to start a node on the same database that does not know the cluster's secret.
     pub fn start_stranger(mut self) -> anyhow::Result<TestNode> {
-        let secret = self.shared.path().join("other");
-        write_private(&secret, "the secret of some other cluster")?;
-        self.start_node("stranger", &secret, false, "", "")
+        write_private(
+            &self.shared.path().join("other"),
+            "the secret of some other cluster",
+        )?;
+        self.start_node("stranger", "other", false, |_| {})
     }
 
     /// The cluster as one node: each protocol through another one.

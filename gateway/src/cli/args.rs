@@ -21,7 +21,11 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Run this node until it is told to stop.
-    Serve,
+    Serve {
+        /// Stop also when standard input ends: with whoever started this.
+        #[arg(long, hide = true)]
+        until_eof: bool,
+    },
     /// A three-node cluster on this machine from nothing.
     Demo {
         /// Keep its data in ./sluice-demo after Ctrl-C, and go on with it the next time.
@@ -342,7 +346,31 @@ pub enum NodeCommand {
 #[derive(Subcommand, Debug)]
 pub enum ClusterCommand {
     /// Prove the cluster by doing.
-    Verify(ReadArgs),
+    Verify {
+        /// Port on which the nodes call the probe that stands for a lost node; any free one if not given.
+        #[arg(
+            long,
+            value_name = "PORT",
+            default_value_t = 0,
+            hide_default_value = true
+        )]
+        probe_port: u16,
+        /// Only this check ("lock", "failover", ...); may be repeated.
+        #[arg(long = "check", value_name = "NAME")]
+        checks: Vec<String>,
+        #[command(flatten)]
+        read: ReadArgs,
+    },
+    /// The probe that `verify` starts.
+    #[command(hide = true)]
+    Probe {
+        /// Where the nodes call it.
+        #[arg(long)]
+        listen: std::net::SocketAddr,
+        /// Its own folder.
+        #[arg(long)]
+        state: PathBuf,
+    },
 }
 
 /// `sluice version`.

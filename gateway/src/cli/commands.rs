@@ -21,6 +21,7 @@ use super::call::Door;
 use super::print;
 use crate::cluster::{NodeRecord, Seat};
 use crate::node::{Ended, Node};
+use crate::verify::Plan;
 
 fn settings(config: Option<&Path>) -> anyhow::Result<Settings> {
     let overrides = EnvOverrides::from_variables(std::env::vars());
@@ -31,18 +32,33 @@ fn settings(config: Option<&Path>) -> anyhow::Result<Settings> {
 pub(super) async fn run(cli: Cli) -> anyhow::Result<String> {
     let config = cli.config.as_deref();
     match cli.command {
-        Command::Serve => serve(&settings(config)?).await,
+        Command::Serve { until_eof } => serve(&settings(config)?, until_eof).await,
         Command::Config(ConfigCommand::Example) => Ok(sluice_config::EXAMPLE.to_owned()),
         Command::Config(ConfigCommand::Check { file }) => {
             settings(Some(&file)).map(|_| format!("{}: fine\n", file.display()))
         }
         Command::Demo { keep } => crate::demo::run(keep).await.map(|()| String::new()),
         Command::Preflight(read) => preflight(&settings(config)?, read).await,
-        Command::Cluster(ClusterCommand::Verify(read)) => {
-            let door = Door::open(&settings(config)?).await?;
-            let verdicts = verify(&door, read).await;
+        Command::Cluster(ClusterCommand::Verify {
+            probe_port,
+            checks,
+            read,
+        }) => {
+            let plan = Plan {
+                settings: settings(config)?,
+                config: config.map(Path::to_owned),
+                probe_port,
+                only: checks,
+            };
+            let door = Door::open(&plan.settings).await?;
+            let verdicts = verify(&door, plan, read).await;
             door.close().await?;
             verdicts
+        }
+        Command::Cluster(ClusterCommand::Probe { listen, state }) => {
+            let settings = settings(config)?;
+            let ran = crate::verify::probe::run(&settings, listen, state).await;
+            ran.map(|()| String::new())
         }
         Command::Nodes(read) => {
             let settings = settings(config)?;
@@ -63,7 +79,7 @@ pub(super) async fn run(cli: Cli) -> anyhow::Result<String> {
     }
 }
 
-async fn serve(settings: &Settings) -> anyhow::Result<String> {
+async fn serve(settings: &Settings, until_eof: bool) -> anyhow::Result<String> {
     crate::logging::start(&settings.log)?;
     let seat = Seat::take(settings).await?;
     let mut node = Node::bind(settings, seat.as_ref()).await?;
@@ -75,6 +91,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<String> {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = tokio::signal::ctrl_c() => {}
+                () = end_of_input(), if until_eof => {}
             }
             stop.cancel();
         }
@@ -91,6 +108,11 @@ async fn serve(settings: &Settings) -> anyhow::Result<String> {
             None => return Ok(String::new()),
         }
     }
+}
+
+async fn end_of_input() {
+    let mut input = super::standard_input();
+    while input.recv().await.is_some() {}
 }
 
 /// The node again after it was fenced, as soon as the database and the sockets let it; nothing if it is told to stop before.
@@ -146,7 +168,7 @@ async fn on_repository(door: &Door, command: Command) -> anyhow::Result<String> 
                 "node {name} gives its shards away, finishes with its clients and leaves; sluice nodes shows when it has\n"
             ))
         }
-        Command::Serve
+        Command::Serve { .. }
         | Command::Preflight(_)
         | Command::Demo { .. }
         | Command::Config(_)
@@ -180,11 +202,11 @@ async fn preflight(settings: &Settings, read: ReadArgs) -> anyhow::Result<String
 }
 
 /// The table goes out before the refusal that makes the exit code.
-async fn verify(door: &Door, read: ReadArgs) -> anyhow::Result<String> {
+async fn verify(door: &Door, plan: Plan, read: ReadArgs) -> anyhow::Result<String> {
     if matches!(door, Door::Stopped(..)) {
         bail!("no node runs here; run this on a node of the cluster: sluice cluster verify")
     }
-    let verdicts = crate::verify::run(door).await?;
+    let verdicts = crate::verify::run(door, plan).await?;
     let text = if read.json {
         print::json(&serde_json::to_value(&verdicts)?)
     } else {

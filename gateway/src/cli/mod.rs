@@ -9,8 +9,10 @@ mod print;
 pub use args::Cli;
 pub(crate) use call::Door;
 
-use std::io::Write;
+use std::io::{BufRead, Write};
 use std::process::ExitCode;
+
+use tokio::sync::mpsc;
 
 /// Runs one command. Prints results to stdout, one clear sentence to stderr when refused.
 ///
@@ -27,4 +29,17 @@ pub async fn run(cli: Cli) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The lines of standard input as they come. A thread of its own reads them: a waiting read would keep the runtime from ending.
+pub(crate) fn standard_input() -> mpsc::UnboundedReceiver<String> {
+    let (tell, lines) = mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            if tell.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
 }

@@ -88,6 +88,11 @@ impl Seat {
         &self.database
     }
 
+    /// The arbiter in it.
+    pub fn registry(&self) -> &PostgresRegistry {
+        &self.registry
+    }
+
     /// Begins a life: a new epoch and its lock service. It takes part from [`Life::begin`] on, which is to follow soon.
     ///
     /// # Errors
@@ -179,6 +184,12 @@ impl Life {
             .run(Arc::new(self.locks.clone()))
             .await
             .context("cluster")
+    }
+
+    /// Takes part without ever owning a shard, if told before shards are moved to a new member.
+    pub fn take_no_shards(&self) {
+        let cluster = self.cluster.clone();
+        tokio::spawn(async move { cluster.drain().await });
     }
 
     /// Returns when this life is over against its will.

@@ -1,10 +1,12 @@
 //! The cluster as the daemon sees it: the secret, the members for administrators, and the end of a node that is drained.
 //! Decides nothing about membership: that is `sluice-lockmgr-cluster`'s.
 
+mod links;
 mod member;
 mod secret;
 mod view;
 
+pub use links::{PeerLink, tell as tell_links};
 pub use member::{Life, Seat};
 pub use secret::read as read_secret;
 pub use view::{ClusterView, NodeRecord};

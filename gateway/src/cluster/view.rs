@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sluice_lockmgr::{EpochRegistry, Member, MemberState, PastReason, RegistryError};
-use sluice_lockmgr_cluster::membership::{Cluster, Standing};
+use sluice_lockmgr_cluster::membership::{Cluster, PeerStatus, Standing};
 use sluice_repo::RepoError;
 use sluice_repo_postgres::PostgresRegistry;
 use sluice_vfs::{AdminError, TableRow};
+
+use super::PeerLink;
 
 /// Former members that are shown.
 const PAST_SHOWN: u32 = 8;
@@ -117,7 +119,9 @@ impl ClusterView {
             )
         };
         let members = self.registry.members().await?;
-        let past = self.registry.past_members(PAST_SHOWN).await?;
+        let mut past = self.registry.past_members(PAST_SHOWN).await?;
+        // Those of `sluice cluster verify` were meant to end.
+        past.retain(|row| row.name != crate::verify::probe::NAME);
         let survey = self.registry.survey().await?;
         let map = self.registry.shard_map().await?;
         let mut shards: HashMap<Member, usize> = HashMap::new();
@@ -192,6 +196,16 @@ impl ClusterView {
             .set_state(me, node.member, MemberState::Draining)
             .await
             .map_err(refused)
+    }
+
+    /// How this node reaches the others; nothing if it is not a member itself.
+    pub fn links(&self) -> Option<Vec<PeerLink>> {
+        let peers = self.cluster.as_ref()?.status().peers;
+        let link = |peer: &PeerStatus| PeerLink {
+            epoch: peer.member.epoch.0,
+            direct: peer.connected,
+        };
+        Some(peers.iter().map(link).collect())
     }
 
     /// Whether this node may act now: its lease runs, which the database's last answer says.

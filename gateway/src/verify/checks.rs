@@ -29,7 +29,7 @@ const NFS_JUKEBOX: u32 = 10_008;
 const NFS_ACCES: u32 = 13;
 const BATCH_OPLOCK: u8 = 9;
 
-fn name(kind: &str) -> String {
+pub(super) fn name(kind: &str) -> String {
     format!("{kind}-{}.bin", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
@@ -38,7 +38,7 @@ fn body(seed: u64, length: usize) -> Vec<u8> {
     (0..length).map(byte).collect()
 }
 
-fn smb(target: &Target, scratch: &Scratch) -> anyhow::Result<SmbClient> {
+pub(super) fn smb(target: &Target, scratch: &Scratch) -> anyhow::Result<SmbClient> {
     let address = target.heads.smb.context("serves no SMB")?.to_string();
     SmbClient::connect(&address, &scratch.user, &scratch.password, &scratch.share)
 }
@@ -60,7 +60,12 @@ fn path(scratch: &Scratch, name: &str) -> String {
     format!("/{}/{name}", scratch.share)
 }
 
-fn put(target: &Target, scratch: &Scratch, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+pub(super) fn put(
+    target: &Target,
+    scratch: &Scratch,
+    name: &str,
+    bytes: &[u8],
+) -> anyhow::Result<()> {
     let reply = ftp(target, scratch)?.store(&path(scratch, name), bytes)?;
     ensure!(reply.code == 226, "upload: {}", reply.text.trim());
     Ok(())

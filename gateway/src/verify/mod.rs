@@ -2,23 +2,30 @@
 //! that it removes again.
 //!
 //! Owns the scratch share and user, the list of checks and the table. It is a client like any other: it calls the heads where the
-//! nodes say that they are, and never looks into a node.
+//! nodes say that they are, and never looks into a node. What happens when a node is lost is shown on a probe of its own.
 
 mod checks;
+mod loss;
+pub(crate) mod probe;
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use axum::http::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use sluice_config::Settings;
 
 use crate::cli::Door;
+use crate::cluster::PeerLink;
 
 /// Folder of the repository in which the checks work.
 const FOLDER: &str = ".sluice-verify";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Nodes tell within this that a connection to a peer stands.
+const LINK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where the heads of a node are called.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +36,9 @@ pub struct HeadAddresses {
     pub nfs: Option<SocketAddr>,
     /// FTP.
     pub ftp: Option<SocketAddr>,
+    /// How it reaches the other nodes, if it takes part in a cluster and its version tells.
+    #[serde(default)]
+    pub links: Option<Vec<PeerLink>>,
 }
 
 /// One check of one pair of nodes.
@@ -50,47 +60,91 @@ pub struct Verdict {
 
 /// A node to be verified.
 #[derive(Clone, Debug)]
-pub(crate) struct Target {
-    pub(crate) name: String,
-    pub(crate) heads: HeadAddresses,
+struct Target {
+    name: String,
+    epoch: u64,
+    /// Where peers call it.
+    address: String,
+    heads: HeadAddresses,
 }
 
 /// Name, password and share of this run.
-pub(crate) struct Scratch {
-    pub(crate) share: String,
-    pub(crate) user: String,
-    pub(crate) password: String,
-    pub(crate) uid: u32,
+#[derive(Clone)]
+struct Scratch {
+    share: String,
+    user: String,
+    password: String,
+    uid: u32,
+}
+
+/// How this run is to be made.
+pub(crate) struct Plan {
+    pub(crate) settings: Settings,
+    /// The file of these settings, for the probe.
+    pub(crate) config: Option<PathBuf>,
+    /// Where the nodes call the probe; any free port if 0.
+    pub(crate) probe_port: u16,
+    /// Names of the checks to be made; all if empty.
+    pub(crate) only: Vec<String>,
+}
+
+/// Checks that are not of two nodes over the protocols.
+const PEER_LINK: &str = "peer link";
+const FENCING: &str = "fencing";
+const FAILOVER: &str = "failover";
+
+impl Plan {
+    fn wants(&self, check: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == check)
+    }
+
+    fn understood(&self) -> anyhow::Result<()> {
+        let others = [PEER_LINK, FENCING, FAILOVER];
+        let known = || checks::ALL.iter().map(|(name, _)| *name).chain(others);
+        match self
+            .only
+            .iter()
+            .find(|only| known().all(|name| name != **only))
+        {
+            None => Ok(()),
+            Some(only) => anyhow::bail!(
+                "there is no check {only:?}; these are: {}",
+                known().collect::<Vec<_>>().join(", ")
+            ),
+        }
+    }
 }
 
 /// Runs every check; the verdicts, in the order in which they were made. What it made is removed also when a check fails.
 ///
 /// # Errors
 /// The node can't be asked, or the scratch share can't be made or removed.
-pub(crate) async fn run(door: &Door) -> anyhow::Result<Vec<Verdict>> {
+pub(crate) async fn run(door: &Door, plan: Plan) -> anyhow::Result<Vec<Verdict>> {
+    plan.understood()?;
     let targets = targets(door).await?;
     anyhow::ensure!(
         !targets.is_empty(),
         "no live node tells where its heads are; start one with: sluice serve"
     );
+    let mut verdicts = match plan.wants(PEER_LINK) {
+        true => links(door, &targets).await?,
+        false => Vec::new(),
+    };
+    let (targets, unreachable) = tokio::task::spawn_blocking(|| reach(targets)).await?;
+    verdicts.extend(unreachable);
     let scratch = make(door, &targets).await?;
+    let lab = loss::Lab {
+        plan,
+        runtime: tokio::runtime::Handle::current(),
+    };
     let checked = tokio::task::spawn_blocking({
-        let (share, user) = (scratch.share.clone(), scratch.user.clone());
-        let password = scratch.password.clone();
-        let uid = scratch.uid;
-        move || {
-            let scratch = Scratch {
-                share,
-                user,
-                password,
-                uid,
-            };
-            verify(&targets, &scratch)
-        }
+        let scratch = scratch.clone();
+        move || verify(&lab, &targets, &scratch)
     })
     .await;
     remove(door, &scratch).await?;
-    checked.context("the checks broke off")
+    verdicts.extend(checked.context("the checks broke off")?);
+    Ok(verdicts)
 }
 
 async fn targets(door: &Door) -> anyhow::Result<Vec<Target>> {
@@ -101,15 +155,100 @@ async fn targets(door: &Door) -> anyhow::Result<Vec<Target>> {
             continue;
         }
         let name = node["name"].as_str().unwrap_or_default().to_owned();
-        let heads = door
-            .call(Method::GET, &format!("/nodes/{name}/heads"), None)
-            .await?;
+        if name == probe::NAME {
+            continue;
+        }
         targets.push(Target {
-            heads: serde_json::from_value(heads).context("the node's answer can't be read")?,
+            heads: heads(door, &name).await?,
+            epoch: node["epoch"].as_u64().unwrap_or_default(),
+            address: node["address"].as_str().unwrap_or_default().to_owned(),
             name,
         });
     }
     Ok(targets)
+}
+
+async fn heads(door: &Door, name: &str) -> anyhow::Result<HeadAddresses> {
+    let path = format!("/nodes/{name}/heads");
+    let heads = door.call(Method::GET, &path, None).await?;
+    serde_json::from_value(heads).context("the node's answer can't be read")
+}
+
+/// Every node reaches every other without help, by what it says itself.
+async fn links(door: &Door, targets: &[Target]) -> anyhow::Result<Vec<Verdict>> {
+    let mut verdicts = Vec::new();
+    for from in targets {
+        for to in targets.iter().filter(|to| to.name != from.name) {
+            let begin = Instant::now();
+            let direct = |links: &[PeerLink]| {
+                links
+                    .iter()
+                    .any(|link| link.epoch == to.epoch && link.direct)
+            };
+            let mut links = from.heads.links.clone();
+            while !links.as_deref().is_some_and(direct) && begin.elapsed() < LINK_PATIENCE {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                links = heads(door, &from.name).await?.links;
+            }
+            let outcome = match links {
+                None => Ok(format!("the version of {} does not tell", from.name)),
+                Some(links) if direct(&links) => Ok(String::new()),
+                Some(_) => Err(anyhow::anyhow!(
+                    "no connection, messages go through the database; check that {} can be called from {} ([cluster] advertise, firewall)",
+                    to.address,
+                    from.name
+                )),
+            };
+            verdicts.push(judge(PEER_LINK, &from.name, &to.name, begin, outcome));
+        }
+    }
+    Ok(verdicts)
+}
+
+/// Those whose heads can be called from here; a verdict for each of the others, which are left out of all further checks.
+fn reach(targets: Vec<Target>) -> (Vec<Target>, Vec<Verdict>) {
+    let mut verdicts = Vec::new();
+    let reached = targets.into_iter().filter(|target| {
+        let begin = Instant::now();
+        let heads = &target.heads;
+        let mut calls = [("SMB", heads.smb), ("NFS", heads.nfs), ("FTP", heads.ftp)]
+            .into_iter()
+            .filter_map(|(head, address)| Some((head, address?)));
+        let failed = calls.find_map(|(head, address)| {
+            let called = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT);
+            called.err().map(|error| (head, address, error))
+        });
+        let Some((head, address, error)) = failed else {
+            return true;
+        };
+        let why = anyhow::anyhow!(
+            "{head} at {address} can't be called from here ({error}); clients can't either; the node is left out"
+        );
+        verdicts.push(judge("heads", "here", &target.name, begin, Err(why)));
+        false
+    });
+    let reached = reached.collect();
+    (reached, verdicts)
+}
+
+fn judge(
+    check: &str,
+    from: &str,
+    to: &str,
+    begin: Instant,
+    outcome: anyhow::Result<String>,
+) -> Verdict {
+    Verdict {
+        check: check.to_owned(),
+        from: from.to_owned(),
+        to: to.to_owned(),
+        ok: outcome.is_ok(),
+        ms: u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX),
+        detail: match outcome {
+            Ok(note) => note,
+            Err(error) => format!("{error:#}"),
+        },
+    }
 }
 
 /// This machine's addresses as the nodes see them: the scratch share is exported to them alone.
@@ -191,27 +330,18 @@ fn random_tag() -> anyhow::Result<String> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-fn verify(targets: &[Target], scratch: &Scratch) -> Vec<Verdict> {
+fn verify(lab: &loss::Lab, targets: &[Target], scratch: &Scratch) -> Vec<Verdict> {
     let mut verdicts = Vec::new();
     for from in targets {
         for to in targets {
-            for (name, check) in checks::ALL {
+            for (name, check) in checks::ALL.iter().filter(|(name, _)| lab.plan.wants(name)) {
                 let begin = Instant::now();
                 let outcome = check(from, to, scratch);
-                verdicts.push(Verdict {
-                    check: (*name).to_owned(),
-                    from: from.name.clone(),
-                    to: to.name.clone(),
-                    ok: outcome.is_ok(),
-                    ms: u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX),
-                    detail: match outcome {
-                        Ok(note) => note,
-                        Err(error) => format!("{error:#}"),
-                    },
-                });
+                verdicts.push(judge(name, &from.name, &to.name, begin, outcome));
             }
         }
     }
+    verdicts.extend(loss::all(lab, targets, scratch));
     for target in targets {
         // What can't be removed shows in the share's folder, and `sluice check` does not mind it.
         let _ = checks::clean(target, scratch);
