@@ -1,25 +1,29 @@
 //! `sluice demo` from nothing to three nodes that serve, and to nothing again.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader, Lines};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use sluice_tests::clients::ftp::FtpClient;
 use sluice_tests::node::binary;
 
-#[test]
-fn the_demo_serves_within_a_minute_and_leaves_nothing_behind() -> anyhow::Result<()> {
+/// A folder for temporary files that the database's own account can get into.
+fn scratch() -> anyhow::Result<tempfile::TempDir> {
     let scratch = tempfile::tempdir()?;
-    // The database's own account has to get into it.
     std::fs::set_permissions(
         scratch.path(),
         std::os::unix::fs::PermissionsExt::from_mode(0o711),
     )?;
-    let begin = Instant::now();
+    Ok(scratch)
+}
+
+/// A demo that is up, its further output, and what it said.
+fn start(scratch: &Path) -> anyhow::Result<(Child, Lines<BufReader<ChildStdout>>, Vec<String>)> {
     let mut demo = Command::new(binary())
         .arg("demo")
-        .env("TMPDIR", scratch.path())
+        .env("TMPDIR", scratch)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
@@ -35,6 +39,38 @@ fn the_demo_serves_within_a_minute_and_leaves_nothing_behind() -> anyhow::Result
             break;
         }
     }
+    Ok((demo, lines, said))
+}
+
+#[test]
+fn a_killed_demo_leaves_neither_processes_nor_files_behind() -> anyhow::Result<()> {
+    let scratch = scratch()?;
+    let (mut demo, lines, said) = start(scratch.path())?;
+    let node: u32 = said
+        .iter()
+        .find_map(|line| line.split_once("(process ")?.1.strip_suffix(')'))
+        .context("a process")?
+        .parse()?;
+    demo.kill()?;
+    demo.wait()?;
+    drop(lines);
+    let begin = Instant::now();
+    let alive = || Path::new(&format!("/proc/{node}/cmdline")).exists();
+    while alive() || std::fs::read_dir(scratch.path())?.next().is_some() {
+        ensure!(
+            begin.elapsed() < Duration::from_secs(30),
+            "something is left"
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+#[test]
+fn the_demo_serves_within_a_minute_and_leaves_nothing_behind() -> anyhow::Result<()> {
+    let scratch = scratch()?;
+    let begin = Instant::now();
+    let (mut demo, _lines, said) = start(scratch.path())?;
     let password = said
         .iter()
         .find_map(|line| line.split_once("with password "))

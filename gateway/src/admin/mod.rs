@@ -80,8 +80,8 @@ fn public_router(state: AdminState) -> Router {
         .with_state(state)
 }
 
-async fn ready(State(state): State<AdminState>) -> (StatusCode, &'static str) {
-    let down = |why| (StatusCode::SERVICE_UNAVAILABLE, why);
+async fn ready(State(state): State<AdminState>) -> (StatusCode, String) {
+    let down = |why: &str| (StatusCode::SERVICE_UNAVAILABLE, why.to_owned());
     if !state.ready.get() {
         return down("the heads are not serving\n");
     }
@@ -92,10 +92,24 @@ async fn ready(State(state): State<AdminState>) -> (StatusCode, &'static str) {
         return down("this node may not act in the cluster now; the log says why\n");
     }
     match state.vfs.probe().await {
-        Ok(()) => (StatusCode::OK, "ready\n"),
+        Ok(()) => (StatusCode::OK, serving(state.cluster.as_ref())),
         Err(error) => {
             tracing::warn!(%error, "not ready");
             down("the repository can't be reached; the log says why\n")
+        }
+    }
+}
+
+/// That all is well, and how the peers are reached. One that is reached through the database only makes nobody unready: both
+/// serve, and a balancer that takes both away takes all away.
+fn serving(cluster: Option<&ClusterView>) -> String {
+    let links = cluster.and_then(ClusterView::links).unwrap_or_default();
+    let far = links.iter().filter(|link| !link.direct).count();
+    match (links.len(), far) {
+        (0, _) => "ready\n".to_owned(),
+        (peers, 0) => format!("ready\npeers: {peers}, all connected\n"),
+        (peers, far) => {
+            format!("ready\npeers: {peers}, {far} reached through the database only\n")
         }
     }
 }

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use layout::Layout;
-use process::NodeProcess;
+use process::{Cleaner, NodeProcess};
 
 /// Where a demo that is kept lives, below the current folder.
 const KEPT: &str = "sluice-demo";
@@ -28,7 +28,7 @@ pub async fn run(keep: bool) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let (folder, scratch) = folder(keep)?;
     let demo = tokio::select! {
-        started = start(&folder) => started,
+        started = start(&folder, keep) => started,
         _ = tokio::signal::ctrl_c() => Ok(None),
         _ = terminate.recv() => Ok(None),
     };
@@ -73,11 +73,12 @@ fn folder(keep: bool) -> anyhow::Result<(PathBuf, Option<Scratch>)> {
 /// A running demo. Dropping it stops everything hard.
 struct Demo {
     nodes: Vec<NodeProcess>,
+    cleaner: Cleaner,
     /// After the nodes, which use it.
     server: PostgresServer,
 }
 
-async fn start(folder: &Path) -> anyhow::Result<Option<Demo>> {
+async fn start(folder: &Path, keep: bool) -> anyhow::Result<Option<Demo>> {
     println!(
         "sluice: starting PostgreSQL and {NODES} nodes in {}",
         folder.display()
@@ -103,7 +104,12 @@ async fn start(folder: &Path) -> anyhow::Result<Option<Demo>> {
         nodes.push(node);
     }
     print!("{}", layout::welcome(&layout, &nodes, password.as_deref()));
-    Ok(Some(Demo { nodes, server }))
+    let cleaner = Cleaner::start(&server.pid_file(), (!keep).then_some(folder), &nodes)?;
+    Ok(Some(Demo {
+        nodes,
+        cleaner,
+        server,
+    }))
 }
 
 /// The server of this folder: the one from last time, or a new one.
@@ -147,6 +153,7 @@ impl Demo {
             _ = terminate.recv() => {}
         }
         println!("\nsluice: stopping");
+        self.cleaner.dismiss().await;
         stop.cancel();
         while nodes.join_next().await.is_some() {}
         let mut server = self.server;

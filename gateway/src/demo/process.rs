@@ -1,12 +1,13 @@
-//! One node of a demo: a child process.
+//! The processes of a demo: its nodes, and the one that cleans up after a demo that was killed.
 
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 use tokio_util::sync::CancellationToken;
 
 use super::layout::NodePlace;
@@ -21,6 +22,8 @@ pub(super) struct NodeProcess {
     name: String,
     child: Child,
     pid: u32,
+    /// Kept apart: waiting for the child would close it, and the node would take that for the demo's end.
+    _input: ChildStdin,
 }
 
 impl NodeProcess {
@@ -32,10 +35,10 @@ impl NodeProcess {
             .open(&place.log)
             .with_context(|| format!("{} can't be written", place.log.display()))?;
         let mut child = Command::new(std::env::current_exe().context("where this program is")?)
-            .arg("serve")
-            .arg("--config")
+            .args(["serve", "--until-eof", "--config"])
             .arg(&place.config)
-            .stdin(Stdio::null())
+            // Never written to; ends with the demo, also with one that is killed.
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)
             // Ctrl-C is for the demo, which stops nodes and database in order.
@@ -44,6 +47,7 @@ impl NodeProcess {
             .spawn()
             .with_context(|| format!("node {} can't be started", place.name))?;
         let pid = child.id().unwrap_or_default();
+        let input = child.stdin.take().context("its input")?;
         let output = child.stdout.take().context("its output")?;
         let mut lines = BufReader::new(output).lines();
         let greeting = tokio::time::timeout(START_PATIENCE, greeting(&mut lines)).await;
@@ -55,7 +59,13 @@ impl NodeProcess {
         // Read on, so that the node never stands before a full pipe.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         let name = place.name.clone();
-        Ok((NodeProcess { name, child, pid }, password))
+        let node = NodeProcess {
+            name,
+            child,
+            pid,
+            _input: input,
+        };
+        Ok((node, password))
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -87,6 +97,54 @@ impl NodeProcess {
             );
             let _ = self.child.kill().await;
         }
+    }
+}
+
+/// Waits for the end of its standard input, which is the demo's; then for the nodes, which see it too; then stops the database and
+/// removes the folder, if that is to go.
+const CLEAN_UP: &str = r#"
+pidfile=$1 folder=$2; shift 2
+cat > /dev/null
+for node in "$@"; do
+    for tick in $(seq 100); do kill -0 "$node" 2> /dev/null || break; sleep 0.1; done
+done
+server=$(head -n 1 "$pidfile" 2> /dev/null) || exit 0
+kill -INT "$server"
+for tick in $(seq 100); do kill -0 "$server" 2> /dev/null || break; sleep 0.1; done
+[ -z "$folder" ] || rm -rf "$folder"
+"#;
+
+/// Stands by in case the demo is killed; dropping it ends it without a trace.
+pub(super) struct Cleaner {
+    child: Child,
+}
+
+impl Cleaner {
+    /// `server`: the file with the database's process id; `folder`: what is to be removed, if anything.
+    pub(super) fn start(
+        server: &Path,
+        folder: Option<&Path>,
+        nodes: &[NodeProcess],
+    ) -> anyhow::Result<Cleaner> {
+        let child = Command::new("/bin/sh")
+            .args(["-c", CLEAN_UP, "sluice-demo"])
+            .arg(server)
+            .arg(folder.unwrap_or(Path::new("")))
+            .args(nodes.iter().map(|node| node.pid.to_string()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .context("/bin/sh can't be started")?;
+        Ok(Cleaner { child })
+    }
+
+    /// The demo ends in order: nothing is left to do.
+    pub(super) async fn dismiss(mut self) {
+        // It may have ended.
+        let _ = self.child.kill().await;
     }
 }
 

@@ -61,7 +61,10 @@ impl Admin {
             Ok(located) => {
                 let mut paths = HashMap::new();
                 let mut entries = Vec::new();
-                for entry in &self.inner.locks.explain(located.node.0).await {
+                // The list asks; the lock service's own explanation would bring the document's state together first.
+                let all = self.inner.locks.list(&lm::ListFilter::default()).await;
+                let document = located.node.0;
+                for entry in all.iter().filter(|e| e.resource.document == document) {
                     entries.push(self.record(entry, &mut paths).await);
                 }
                 (located.path, entries)

@@ -235,6 +235,11 @@ impl PostgresServer {
         Ok(self.url_of(&name))
     }
 
+    /// The file whose first line is the process id of the running server.
+    pub fn pid_file(&self) -> PathBuf {
+        self.data().join("postmaster.pid")
+    }
+
     /// The superuser's password.
     pub fn password(&self) -> &str {
         &self.password
