@@ -121,3 +121,19 @@ fn all_thaw_on_a_promoted_synchronous_standby() -> Outcome {
         Ok(())
     })
 }
+
+#[test]
+fn nodes_are_restarted_one_after_the_other_while_clients_work() -> Outcome {
+    through(Cluster::start()?, |cluster, load| {
+        for at in 0..3 {
+            let name = format!("gw{}", at + 1);
+            let other = (at + 1) % 3;
+            cluster.node(other).cli_ok(&["node", "drain", &name], "")?;
+            cluster.nodes[at].wait_for_the_end()?;
+            progress(load, 50)?;
+            cluster.nodes[at].spawn()?;
+            cluster.wait_until_ready()?;
+        }
+        Ok(())
+    })
+}

@@ -61,3 +61,19 @@ fn a_node_with_another_secret_is_refused_in_one_sentence() -> Outcome {
     anyhow::ensure!(begin.elapsed() < Duration::from_secs(20));
     Ok(())
 }
+
+#[test]
+fn a_node_of_another_version_of_the_peer_protocol_is_refused_in_one_sentence() -> Outcome {
+    let mut cluster = Cluster::start_with(1, false, "", "")?;
+    for schema in ["schema - 1", "schema + 2"] {
+        cluster.server.sql(&format!(
+            "UPDATE sluice.cluster_identity SET schema = {schema}"
+        ))?;
+        let Err(error) = cluster.add(false, |_| {}) else {
+            anyhow::bail!("it was let in");
+        };
+        let told = format!("{error:#}");
+        anyhow::ensure!(told.contains("the cluster has peer protocol"), "{told}");
+    }
+    Ok(())
+}

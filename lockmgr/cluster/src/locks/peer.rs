@@ -13,10 +13,13 @@ use super::Inner;
 use super::message::{Call, PeerMessage, Reply};
 use super::sinks::StandIn;
 use crate::core::Event;
-use crate::transport::SendError;
+use crate::transport::{MESSAGE_MAX_BYTES, SendError};
 
 /// How long to wait before documents whose coordinator is not known are asked about again.
 const SETTLE_AGAIN: Duration = Duration::from_millis(10);
+
+/// Entries that a node tells another for a listing; nobody reads more, and each has a few hundred bytes.
+const LISTED_MAX: usize = 100_000;
 
 /// A question on its way.
 pub(super) struct Called {
@@ -27,6 +30,14 @@ pub(super) struct Called {
 impl Inner {
     pub(super) fn send(&self, to: Member, message: &PeerMessage) {
         let bytes = message.to_bytes();
+        if bytes.len() > MESSAGE_MAX_BYTES {
+            tracing::error!(%to, length = bytes.len(), "a message to a node is longer than a link carries, and is not sent");
+            // Whoever asked must not wait for ever. A document whose state does not come is taken away by force.
+            if let PeerMessage::Reply(number, _) = message {
+                self.send(to, &PeerMessage::Reply(*number, Reply::Done(false)));
+            }
+            return;
+        }
         let mut late = self.late.lock();
         if let Some(queue) = late.get_mut(&to) {
             queue.push_back(bytes);
@@ -35,9 +46,7 @@ impl Inner {
         match self.peers.send(to, bytes.clone()) {
             Ok(()) => {}
             Err(SendError::NotAMember) => tracing::debug!(%to, "not sent to a former member"),
-            Err(error @ SendError::TooLarge) => {
-                tracing::error!(%to, %error, length = bytes.len(), "a message to a node is lost");
-            }
+            Err(error @ SendError::TooLarge) => tracing::error!(%to, %error, "not sent"),
             Err(SendError::Full) => {
                 late.entry(to).or_default().push_back(bytes);
             }
@@ -112,7 +121,8 @@ impl Inner {
                     client,
                     limit,
                 };
-                let entries = self.locks.list(&filter);
+                let mut entries = self.locks.list(&filter);
+                entries.truncate(LISTED_MAX);
                 self.send(from, &PeerMessage::Reply(number, Reply::Entries(entries)));
             }
             Call::ForceRelease(id) => {
