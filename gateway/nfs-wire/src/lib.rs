@@ -1,4 +1,4 @@
-//! Wire formats of the NFS family: XDR, ONC RPC v2, portmapper, MOUNT, NFSv3 and NLM.
+//! Wire formats of the NFS family: XDR, ONC RPC v2, portmapper, MOUNT, NFSv3, NLM and NSM.
 //!
 //! Owns the byte layout and nothing else: no sockets, no clock, no runtime, no file semantics. Decoders take
 //! [`bytes::Bytes`] and hand out slices of it, so a WRITE payload is never copied; encoders collect segments
@@ -15,6 +15,7 @@ pub mod auth;
 pub mod mount;
 pub mod nfs3;
 pub mod nlm;
+pub mod nsm;
 pub mod portmap;
 pub mod record;
 pub mod rpc;

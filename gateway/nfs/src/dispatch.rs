@@ -7,7 +7,7 @@ use bytes::Bytes;
 use sluice_nfs_wire::nfs3::{self, Procedure};
 use sluice_nfs_wire::rpc::ReplyHead;
 use sluice_nfs_wire::xdr::{Encoder, XdrError};
-use sluice_nfs_wire::{mount, nlm, portmap};
+use sluice_nfs_wire::{mount, nlm, nsm, portmap};
 use sluice_vfs::within_call;
 use tracing::Instrument;
 
@@ -58,6 +58,10 @@ async fn route(
         nlm::PROGRAM => {
             check_version(version, nlm::VERSIONS.0, nlm::VERSIONS.1)?;
             crate::nlm::answer(head, connection, call).await
+        }
+        nsm::PROGRAM => {
+            check_version(version, nsm::VERSION, nsm::VERSION)?;
+            crate::nsm::answer(head, connection.address(), call).await
         }
         portmap::PROGRAM => {
             check_version(

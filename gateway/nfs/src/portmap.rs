@@ -6,14 +6,14 @@ use bytes::Bytes;
 use sluice_nfs_wire::portmap::{self, IPPROTO_TCP, Mapping, Rpcb};
 use sluice_nfs_wire::rpc::ReplyHead;
 use sluice_nfs_wire::xdr::{Encoder, Opaque, Xdr};
-use sluice_nfs_wire::{mount, nfs3, nlm};
+use sluice_nfs_wire::{mount, nfs3, nlm, nsm};
 
 use crate::conn::{Connection, IncomingCall};
 use crate::dispatch::success;
 use crate::server::Head;
 
 /// All programs and versions that the head serves.
-const SERVED: [(u32, u32); 10] = [
+const SERVED: [(u32, u32); 11] = [
     (portmap::PROGRAM, 2),
     (portmap::PROGRAM, 3),
     (portmap::PROGRAM, 4),
@@ -24,7 +24,10 @@ const SERVED: [(u32, u32); 10] = [
     (nlm::PROGRAM, 1),
     (nlm::PROGRAM, 3),
     (nlm::PROGRAM, 4),
+    (nsm::PROGRAM, nsm::VERSION),
 ];
+/// UDP in a mapping.
+const IPPROTO_UDP: u32 = 17;
 
 pub(crate) fn answer(
     head: &Arc<Head>,
@@ -76,6 +79,33 @@ pub(crate) fn answer(
             address: Opaque::copy_of(here.address_of(program)),
             owner: Opaque::copy_of("sluice"),
         }),
+        _ => return Err(ReplyHead::ProcUnavail),
+    }
+    Ok(out.into_segments())
+}
+
+/// Answers a question that came in a datagram: over UDP there is only the status monitor, on the port that was asked.
+pub(crate) fn answer_datagram(port: u16, call: IncomingCall) -> Result<Vec<Bytes>, ReplyHead> {
+    let mut args = call.args;
+    let mut out = success(call.xid);
+    let monitor = |program, version| (program, version) == (nsm::PROGRAM, nsm::VERSION);
+    match (call.header.procedure, call.header.version) {
+        (portmap::PROC_NULL, _) => {}
+        (portmap::PROC_GET, portmap::PORTMAP_VERSION) => {
+            let wanted: Mapping = args.get().map_err(|_| ReplyHead::GarbageArgs)?;
+            let served = wanted.protocol == IPPROTO_UDP && monitor(wanted.program, wanted.version);
+            out.u32(if served { u32::from(port) } else { 0 });
+        }
+        (portmap::PROC_GET, version) if version <= portmap::RPCBIND_VERSIONS.1 => {
+            let wanted: Rpcb = args.get().map_err(|_| ReplyHead::GarbageArgs)?;
+            let udp = wanted.netid.0.is_empty() || wanted.netid.0.starts_with(b"udp");
+            let served = udp && monitor(wanted.program, wanted.version);
+            let address = match served {
+                true => format!("0.0.0.0.{}.{}", port >> 8, port & 0xFF),
+                false => String::new(),
+            };
+            out.opaque(address.as_bytes());
+        }
         _ => return Err(ReplyHead::ProcUnavail),
     }
     Ok(out.into_segments())

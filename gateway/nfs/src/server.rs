@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_vfs::Vfs;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -74,6 +74,7 @@ pub(crate) struct Head {
 pub struct NfsHead {
     head: Arc<Head>,
     listeners: Vec<TcpListener>,
+    datagrams: Vec<UdpSocket>,
     connections_max: usize,
 }
 
@@ -89,6 +90,15 @@ impl NfsHead {
                 .await
                 .map_err(|source| BindError { address, source })?;
             listeners.push(listener);
+        }
+        let mut datagrams = Vec::new();
+        for address in listeners.iter().filter_map(|l| l.local_addr().ok()) {
+            match UdpSocket::bind(address).await {
+                Ok(socket) => datagrams.push(socket),
+                Err(error) => {
+                    warn!(%address, %error, "NFS can't receive datagrams: restarts of clients may not be heard");
+                }
+            }
         }
         let ports = || {
             listeners
@@ -112,6 +122,7 @@ impl NfsHead {
         Ok(Self {
             head,
             listeners,
+            datagrams,
             connections_max: options.connections_max,
         })
     }
@@ -134,6 +145,13 @@ impl NfsHead {
                 listener,
                 room.clone(),
                 tasks.clone(),
+                stop.clone(),
+            ));
+        }
+        for socket in self.datagrams {
+            tasks.spawn(crate::datagram::serve(
+                self.head.clone(),
+                socket,
                 stop.clone(),
             ));
         }

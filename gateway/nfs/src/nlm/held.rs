@@ -16,6 +16,9 @@ use crate::call::Place;
 /// Owners, waiters and share reservations that one client may have.
 const CLIENT_ENTRIES_MAX: usize = 16_384;
 
+/// Restarts of clients that are remembered.
+const RESTARTS_MAX: usize = 4096;
+
 /// An owner's locks on one node.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct OwnerKey {
@@ -91,6 +94,8 @@ pub(super) enum Withdrawn {
 pub(crate) struct LockManager {
     /// Never held across an await; taken alone.
     clients: Mutex<HashMap<ClientId, ClientState>>,
+    /// The state that a client told with its last restart.
+    restarts: Mutex<HashMap<(IpAddr, String), i32>>,
     stop: CancellationToken,
     pub(super) client_portmap_port: u16,
 }
@@ -99,6 +104,7 @@ impl LockManager {
     pub(crate) fn new(client_portmap_port: u16) -> Self {
         Self {
             clients: Mutex::default(),
+            restarts: Mutex::default(),
             stop: CancellationToken::new(),
             client_portmap_port,
         }
@@ -233,12 +239,22 @@ impl LockManager {
         self.with(client, |state| state.shares.remove(key))
     }
 
+    /// Whether a client that says that it has restarted says so for the first time. Its state grows with each restart.
+    pub(crate) fn is_news(&self, address: IpAddr, name: &str, state: i32) -> bool {
+        let mut restarts = self.restarts.lock();
+        if restarts.len() >= RESTARTS_MAX {
+            restarts.clear();
+        }
+        restarts.insert((address, name.to_owned()), state) != Some(state)
+    }
+
     /// Gives back all that a restarted client held. Others at the same address keep theirs.
-    pub(super) async fn free_all(&self, vfs: &Vfs, address: IpAddr, name: &str) {
+    pub(crate) async fn free_all(&self, vfs: &Vfs, address: IpAddr, name: &str) {
         let gone: Vec<ClientState> = {
             let mut clients = self.clients.lock();
-            let is_meant =
-                |state: &ClientState| state.client.address == address && state.client.name == name;
+            let is_meant = |state: &ClientState| {
+                state.client.address == address && is_one_host(&state.client.name, name)
+            };
             clients
                 .extract_if(|_, state| is_meant(state))
                 .map(|(_, state)| state)
@@ -260,6 +276,15 @@ impl LockManager {
             vfs.client_gone(&state.client).await;
         }
     }
+}
+
+/// Whether two names mean one host: the same, or one of them is the other with its domain.
+fn is_one_host(one: &str, other: &str) -> bool {
+    let with_domain = |long: &str, short: &str| {
+        let rest = long.strip_prefix(short);
+        !short.is_empty() && rest.is_some_and(|rest| rest.starts_with('.'))
+    };
+    one == other || with_domain(one, other) || with_domain(other, one)
 }
 
 fn owner_key(place: &Place, lock: &NfsLock) -> OwnerKey {

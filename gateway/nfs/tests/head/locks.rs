@@ -6,14 +6,14 @@ use sluice_nfs_wire::nlm::{
     self, Holder, Lock, LockArgs, LockForm, LockRes, NotifyArgs, Procedure, ShareArgs, ShareRes,
     Stat, TestRes,
 };
-use sluice_nfs_wire::portmap;
 use sluice_nfs_wire::record::{RecordReader, single_fragment_header};
 use sluice_nfs_wire::rpc::{self, Incoming, ReplyHead};
 use sluice_nfs_wire::xdr::{Decoder, Encoder, Opaque, Xdr, XdrError};
+use sluice_nfs_wire::{nsm, portmap};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
-use crate::client::Client;
+use crate::client::{Client, fresh_xid};
 use crate::server::Server;
 
 const VERSION: u32 = nlm::VERSION_64;
@@ -316,6 +316,72 @@ async fn a_restarted_client_has_no_locks() {
         lock(&mut a, &range(&file, "client-a", 20, 10, false)).await,
         Stat::Denied,
         "others keep theirs"
+    );
+}
+
+/// One call in a datagram; its results.
+async fn datagram(
+    server: &Server,
+    client: &Client,
+    (program, version, procedure): (u32, u32, u32),
+    args: &impl Xdr,
+) -> Decoder {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
+    let message = client.message(fresh_xid(), program, version, procedure, args);
+    socket
+        .send_to(&message, server.address)
+        .await
+        .expect("sent");
+    let mut reply = vec![0; 2048];
+    let length = socket.recv(&mut reply).await.expect("a reply");
+    reply.truncate(length);
+    // xid, REPLY, accepted, an empty verifier, SUCCESS.
+    assert_eq!(
+        reply[4..24],
+        [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+    );
+    Decoder::new(Bytes::from(reply).slice(24..))
+}
+
+#[tokio::test]
+async fn a_client_that_says_over_udp_that_it_has_restarted_has_no_locks_of_before() {
+    let server = Server::start().await;
+    let (mut a, mut b, file) = two(&server).await;
+    let (of_a, of_b) = (
+        range(&file, "client-a", 0, 10, false),
+        range(&file, "client-b", 0, 10, false),
+    );
+    assert_eq!(lock(&mut a, &of_a).await, Stat::Granted);
+    let wanted = portmap::Mapping {
+        program: nsm::PROGRAM,
+        version: nsm::VERSION,
+        protocol: 17,
+        port: 0,
+    };
+    let get = (
+        portmap::PROGRAM,
+        portmap::PORTMAP_VERSION,
+        portmap::PROC_GET,
+    );
+    let mut port = datagram(&server, &a, get, &wanted).await;
+    assert_eq!(
+        port.u32().expect("a port"),
+        u32::from(server.address.port())
+    );
+    let notice = NotifyArgs {
+        name: Opaque::copy_of("client-a.example.org"),
+        state: 3,
+    };
+    let notify = (nsm::PROGRAM, nsm::VERSION, nsm::PROC_NOTIFY);
+    datagram(&server, &a, notify, &notice).await;
+    assert_eq!(lock(&mut b, &of_b).await, Stat::Granted);
+    assert_eq!(unlock(&mut b, &of_b).await, Stat::Granted);
+    assert_eq!(lock(&mut a, &of_a).await, Stat::Granted);
+    datagram(&server, &a, notify, &notice).await;
+    assert_eq!(
+        lock(&mut b, &of_b).await,
+        Stat::Denied,
+        "the same notice again frees nothing"
     );
 }
 
