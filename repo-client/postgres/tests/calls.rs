@@ -45,12 +45,12 @@ fn named(name: &str) -> NameRef<'_> {
 async fn a_call_that_comes_again_through_another_node_changes_nothing() {
     let scratch = Scratch::new();
     let [a, b] = members(&scratch).await;
-    made(a.create(ROOT, "name", CASE, file()).await);
+    made(&a, ROOT, "name").await;
     let call = CallId([1; 16]);
     within(call, a.unlink(named("name"), LastLink::Delete))
         .await
         .expect("removed");
-    made(a.create(ROOT, "name", CASE, file()).await);
+    made(&a, ROOT, "name").await;
     let again = within(call, b.unlink(named("name"), LastLink::Delete)).await;
     assert_eq!(again.err(), Some(RepoError::Repeated));
     b.lookup(ROOT, "name", CASE)
@@ -70,10 +70,10 @@ async fn a_refused_call_and_further_changes_of_a_call_are_made() {
     let refused = within(call, a.unlink(named("late"), LastLink::Delete)).await;
     assert_eq!(refused.err(), Some(RepoError::NotFound));
     assert_eq!(b.carried_out(call).await, Ok(false));
-    made(b.create(ROOT, "late", CASE, file()).await);
+    made(&b, ROOT, "late").await;
     within(call, async {
         b.unlink(named("late"), LastLink::Delete).await?;
-        b.create(ROOT, "second", CASE, file()).await
+        file(&b, ROOT, "second").await
     })
     .await
     .expect("both changes");
