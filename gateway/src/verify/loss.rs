@@ -236,7 +236,7 @@ fn old_rights(
     expect(
         Right::OldShard,
         Told::Fenced,
-        "under the epoch of a shard's owner before; reinstall the database's functions (see the log of the migrations)",
+        "under the epoch of a shard's owner before",
     )?;
     expect(Right::Current, Told::Done, "under the right that holds")?;
     expect(Right::Forced, Told::Done, "under a right taken by force")?;
