@@ -268,11 +268,11 @@ impl OpContext {
         }
         let sent = self.header.channel_sequence();
         // Kept as it is if it is newer; the counter wraps around.
-        let _ = disk.channel_sequence.fetch_update(
-            Ordering::AcqRel,
-            Ordering::Acquire,
-            |newest| matches!(sent.wrapping_sub(newest), 1..=0x7FFF).then_some(sent),
-        );
+        let _ = disk
+            .channel_sequence
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |newest| {
+                matches!(sent.wrapping_sub(newest), 1..=0x7FFF).then_some(sent)
+            });
     }
 
     /// Refuses a request that changes something if its ChannelSequence is older than the newest seen: it comes from a

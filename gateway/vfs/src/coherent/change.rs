@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use sluice_repo::{NodeId, RepoError, Result};
+use sluice_repo::{NodeId, RepoError, Result, call};
 use smallvec::SmallVec;
 
 use super::holds::{Grip, Wanted};
@@ -113,7 +113,7 @@ impl Coherent {
             }
             result
         };
-        let ended = self.runtime.spawn(change).await;
+        let ended = self.runtime.spawn(call::carried(change)).await;
         ended.unwrap_or_else(|_| Err(RepoError::Unavailable("a change ended early".into())))
     }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use sluice_repo::call::CallId;
 use sluice_repo::{
     Acl, AttributeChange, Attributes, CaseMode, CheckReport, Commit, Committed, ContentId, Cookie,
     Created, DirPage, ExtendedAttribute, FencingToken, Found, Group, Head, LastLink, Manifest,
@@ -522,6 +523,7 @@ pass_on! {
     put_setting(key: &str, value: Bytes) -> ();
     setting_or(key: &str, value: Bytes) -> Bytes;
     next_counter(key: &str) -> u64;
+    carried_out(call: CallId) -> bool;
     abandoned_orphans() -> Vec<NodeId>;
     node_count() -> u64;
     garbage(age_s: u64, limit: usize) -> Vec<ObjectId>;
