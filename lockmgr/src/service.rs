@@ -312,9 +312,16 @@ pub trait LockService: Send + Sync {
     /// False: there were none, what was read from the repository before is still as it is now.
     async fn settle(&self, documents: &[u64]) -> bool;
 
-    /// Whether this node is sure, now, that the others count it as live: else nothing cached may be read out.
-    fn may_act(&self) -> bool {
+    /// Whether what the file layer keeps of things that other nodes may change can be read out now: this node is sure that the
+    /// others count it as live, and that it has heard what they told.
+    fn may_read_copies(&self) -> bool {
         true
+    }
+
+    /// Tells all other live nodes of a change that copies depend on, before it is made: returns when each has taken note, is no
+    /// member any more, or may not read copies until it has.
+    async fn announce_to_readers(&self, note: Note) {
+        self.announce_all(note).await;
     }
 
     /// Tells all other live nodes, some time soon.

@@ -8,6 +8,7 @@
 //! Order of mutexes: machine, then its outbox; the maps below are taken alone.
 
 mod calls;
+mod ears;
 mod effects;
 mod machines;
 mod message;
@@ -28,8 +29,9 @@ use sluice_lockmgr::{
 use tokio::sync::{Notify, oneshot};
 
 use crate::core::{Event, RequestId, TokenOptions};
-use crate::membership::{ClusterEvent, ClusterHandler};
+use crate::membership::{BootClock, ClusterEvent, ClusterHandler};
 use crate::transport::Peers;
+use ears::Ears;
 use machines::Machines;
 use sinks::OwnSinks;
 
@@ -81,6 +83,8 @@ struct Inner {
     runtime: tokio::runtime::Handle,
     /// The other live members.
     members: Mutex<BTreeSet<Member>>,
+    /// For how long the file layer may read its copies.
+    ears: Ears,
     next_number: AtomicU64,
     /// Own calls on their way.
     asking: Mutex<HashMap<RequestId, Asking>>,
@@ -134,6 +138,7 @@ impl ClusterLocks {
             host: OnceLock::new(),
             runtime: tokio::runtime::Handle::current(),
             members: Mutex::default(),
+            ears: Ears::new(Arc::new(BootClock)),
             next_number: AtomicU64::new(1),
             asking: Mutex::default(),
             evaluating: Mutex::default(),
@@ -211,6 +216,15 @@ impl Inner {
         members.iter().rev().find(|m| m.id == id).copied()
     }
 
+    fn members_changed(&self, change: impl FnOnce(&mut BTreeSet<Member>) -> bool) {
+        {
+            let mut members = self.members.lock();
+            change(&mut members);
+            self.ears.members(&members);
+        }
+        self.tell_host_members();
+    }
+
     fn tell_host_members(&self) {
         if let Some(host) = self.host.get()
             && self.members_known.load(Ordering::Acquire)
@@ -253,16 +267,14 @@ impl ClusterHandler for ClusterLocks {
         match event {
             ClusterEvent::NodeUp(member) => {
                 if member != inner.me {
-                    inner.members.lock().insert(member);
-                    inner.tell_host_members();
+                    inner.members_changed(|members| members.insert(member));
                     inner.step_all(&Event::NodeUp(member));
                 }
             }
             ClusterEvent::NodeDown(member) => {
-                inner.members.lock().remove(&member);
+                inner.members_changed(|members| members.remove(&member));
                 inner.late.lock().remove(&member);
                 inner.calls.lock().retain(|_, called| called.to != member);
-                inner.tell_host_members();
                 inner.step_all(&Event::NodeDown(member));
             }
             ClusterEvent::Revoked(tokens) => {

@@ -175,7 +175,7 @@ impl Holds {
             };
             for units in units.chunks(UNITS_MAX) {
                 let note = MetaNote::Hold(units.to_vec());
-                let told = self.others.announce_all(note.into());
+                let told = self.others.announce_to_readers(note.into());
                 tokio::pin!(told);
                 while tokio::time::timeout(LONG, &mut told).await.is_err() {
                     tracing::warn!(
@@ -203,7 +203,9 @@ impl Holds {
     /// Holds everything; nobody else uses any cached value when this returns.
     pub(super) async fn hold_all(&self) {
         self.state.lock().all += 1;
-        self.others.announce_all(MetaNote::HoldAll.into()).await;
+        self.others
+            .announce_to_readers(MetaNote::HoldAll.into())
+            .await;
     }
 
     pub(super) fn release_all(&self) {

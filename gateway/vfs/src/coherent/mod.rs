@@ -48,10 +48,12 @@ const IDLE: Duration = Duration::from_secs(1);
 /// The way to the other nodes, as far as the cache needs it.
 #[async_trait]
 pub(crate) trait Others: Send + Sync {
-    /// See [`LockService::may_act`].
-    fn may_act(&self) -> bool;
+    /// See [`LockService::may_read_copies`].
+    fn may_read_copies(&self) -> bool;
     /// See [`LockService::announce`].
     fn announce(&self, note: Note);
+    /// See [`LockService::announce_to_readers`].
+    async fn announce_to_readers(&self, note: Note);
     /// See [`LockService::announce_all`].
     async fn announce_all(&self, note: Note);
 }
@@ -61,12 +63,16 @@ pub(crate) struct ByLocks(pub(crate) Arc<dyn LockService>);
 
 #[async_trait]
 impl Others for ByLocks {
-    fn may_act(&self) -> bool {
-        self.0.may_act()
+    fn may_read_copies(&self) -> bool {
+        self.0.may_read_copies()
     }
 
     fn announce(&self, note: Note) {
         self.0.announce(note);
+    }
+
+    async fn announce_to_readers(&self, note: Note) {
+        self.0.announce_to_readers(note).await;
     }
 
     async fn announce_all(&self, note: Note) {
@@ -209,7 +215,7 @@ impl Coherent {
     pub(crate) fn settled(&self, node: NodeId) -> Option<Arc<Attributes>> {
         // Whoever has such changes holds the node, and then nothing cached of it counts.
         self.others
-            .may_act()
+            .may_read_copies()
             .then(|| self.cached_node(node))
             .flatten()
     }

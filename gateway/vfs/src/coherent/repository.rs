@@ -32,7 +32,7 @@ pub(crate) struct CoherentRepository(pub(crate) Arc<Coherent>);
 impl Coherent {
     /// Whether cached values may be read out now.
     fn reads(&self) -> bool {
-        self.stripes.is_open() && self.others.may_act()
+        self.stripes.is_open() && self.others.may_read_copies()
     }
 
     fn hit(&self) {

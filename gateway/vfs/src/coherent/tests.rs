@@ -100,7 +100,7 @@ impl Town {
 
 #[async_trait]
 impl Others for Link {
-    fn may_act(&self) -> bool {
+    fn may_read_copies(&self) -> bool {
         self.0.seats[self.1].acts.load(Ordering::SeqCst)
     }
 
@@ -110,6 +110,10 @@ impl Others for Link {
             self.0.seats[other].mail.lock().push_back(letter);
             self.0.deliver(other);
         }
+    }
+
+    async fn announce_to_readers(&self, note: Note) {
+        self.announce_all(note).await;
     }
 
     async fn announce_all(&self, note: Note) {

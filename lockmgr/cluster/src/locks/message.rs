@@ -25,6 +25,10 @@ pub(super) enum PeerMessage {
     Note(Note),
     /// A client's open that was decided about elsewhere, and used this lease, has ended.
     LeaseUnused(LeaseId, Ticket),
+    /// The sender reads copies: it wants to be answered.
+    Ping(u64),
+    /// The answer.
+    Pong(u64),
 }
 
 /// A question to another node.

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sluice_lockmgr::{
-    CacheSink, ClientId, Entry, GateHost, LeaseId, ListFilter, Member, MemberId, OpenRef, Ticket,
+    CacheSink, ClientId, Entry, GateHost, LeaseId, ListFilter, Member, MemberId, Note, OpenRef,
+    Ticket,
 };
 use tokio::sync::oneshot;
 
@@ -89,6 +90,12 @@ impl Inner {
                     host.noted(from, note);
                 }
             }
+            Some(PeerMessage::Ping(number)) => {
+                if self.ears.pinged(from, number) {
+                    self.send(from, &PeerMessage::Pong(number));
+                }
+            }
+            Some(PeerMessage::Pong(number)) => self.ears.ponged(from, number),
             Some(PeerMessage::LeaseUnused(lease, by)) => self.locks.leave_lease(lease, by),
             None => {}
         }
@@ -163,6 +170,33 @@ impl Inner {
         }
         self.send(to, &PeerMessage::Call(number, call));
         answer.await.ok()
+    }
+
+    pub(super) fn send_pings(&self) {
+        for (member, number) in self.ears.pings_due() {
+            self.send(member, &PeerMessage::Ping(number));
+        }
+    }
+
+    /// Tells a node something that its copies depend on; returns when it has taken note, is no member any more, or reads no
+    /// copies until it has.
+    pub(super) async fn tell_reader(self: &Arc<Self>, to: Member, note: Note) {
+        let owed = self.ears.told(to);
+        let inner = Arc::clone(self);
+        // Goes on when nobody waits for it any more: the node owes the answer until it is there.
+        let mut answer = self.runtime.spawn(async move {
+            // A node that can't be asked is no member any more.
+            let _ = inner.question(to, Call::Note(note)).await;
+            if let Some(ping) = inner.ears.answered(to, owed) {
+                inner.send(to, &PeerMessage::Pong(ping));
+            }
+        });
+        while let Some(wait) = self.ears.patience(to, owed) {
+            if tokio::time::timeout(wait, &mut answer).await.is_ok() {
+                return;
+            }
+        }
+        tracing::debug!(%to, "a node that does not answer is not waited for: it reads nothing that it keeps");
     }
 
     pub(super) fn others(&self) -> Vec<Member> {

@@ -18,6 +18,8 @@ use sluice_lockmgr::{Begun, NotHere};
 
 /// How often the machines' timers are looked at.
 const TIMER_LOOK: Duration = Duration::from_millis(50);
+/// How often pings are looked for while copies are read.
+const PING_LOOK: Duration = Duration::from_millis(5);
 
 impl ClusterLocks {
     async fn call(&self, op: Op) -> OpAnswer {
@@ -44,7 +46,17 @@ impl LockService for ClusterLocks {
                 self.inner.tick();
             }
         };
-        tokio::join!(tables.run_timers(), machines);
+        let pings = async {
+            while !self.inner.is_stopping() {
+                let pause = match self.inner.ears.are_wanted() {
+                    true => PING_LOOK,
+                    false => TIMER_LOOK,
+                };
+                tokio::time::sleep(pause).await;
+                self.inner.send_pings();
+            }
+        };
+        tokio::join!(tables.run_timers(), machines, pings);
     }
 
     fn stop(&self) {
@@ -282,13 +294,25 @@ impl LockService for ClusterLocks {
         self.inner.settle_all(documents).await
     }
 
-    fn may_act(&self) -> bool {
-        self.inner.peers.may_act()
+    fn may_read_copies(&self) -> bool {
+        self.inner.peers.may_act() && self.inner.ears.are_fresh()
     }
 
     fn announce(&self, note: Note) {
         for member in self.inner.others() {
             self.inner.send(member, &PeerMessage::Note(note.clone()));
+        }
+    }
+
+    async fn announce_to_readers(&self, note: Note) {
+        let told = self.inner.others().into_iter().map(|member| {
+            let (inner, note) = (Arc::clone(&self.inner), note.clone());
+            self.inner
+                .runtime
+                .spawn(async move { inner.tell_reader(member, note).await })
+        });
+        for task in told.collect::<Vec<_>>() {
+            let _ = task.await;
         }
     }
 
