@@ -208,7 +208,11 @@ impl TokenMachine {
                 asked,
                 owner,
             } => {
-                self.learn(id, owner, epoch);
+                // That it owns the shard itself it must hear from its own membership: only then it knows all members whom it
+                // has to ask what they hold.
+                if owner != Some(self.me) {
+                    self.learn(id, owner, epoch);
+                }
                 self.moved(document, request, asked);
             }
             _ => {}
@@ -219,7 +223,9 @@ impl TokenMachine {
         if let Some(fence) = fence {
             self.raise_fence(document, fence);
         }
-        if self.shard_mut(shard_of(document)).void.contains(&grant) {
+        let shard = self.shard_mut(shard_of(document));
+        shard.latest = shard.latest.max(grant);
+        if shard.void.contains(&grant) {
             return self.refuse(document);
         }
         self.next_term += 1;
@@ -316,14 +322,24 @@ impl TokenMachine {
     pub(super) fn revoked_by_registry(&mut self, tokens: Vec<Revoked>) {
         for token in tokens {
             self.raise_fence(token.document, token.fence);
-            let side = self.doc(token.document).map(|doc| doc.side);
             let shard = self.shard_mut(shard_of(token.document));
-            if side.and_then(NodeSide::grant) != Some(token.grant)
-                && token.grant.epoch >= shard.reported
-            {
+            if token.grant > shard.latest && token.grant.epoch >= shard.reported {
                 shard.void.insert(token.grant);
+                self.drop_entries(token.document);
             }
             self.revoked(token.document, token.grant);
+        }
+    }
+
+    /// What this node had at the coordinator went into a token that is void.
+    fn drop_entries(&mut self, document: u64) {
+        let had = self
+            .doc_mut(document)
+            .filter(|doc| doc.side == NodeSide::Away)
+            .and_then(|doc| doc.mirror.take());
+        if had.is_some() {
+            self.effects.push(Effect::Drop { document });
+            self.forget_if_idle(document);
         }
     }
 

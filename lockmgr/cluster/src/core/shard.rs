@@ -44,6 +44,8 @@ pub(super) struct Shard {
     pub forced: BTreeMap<u64, u64>,
     /// Tokens that were taken away before they were here: what brings them is still on its way.
     pub void: BTreeSet<GrantId>,
+    /// The latest token that came: they come in their order.
+    pub latest: GrantId,
     /// Messages for the coordinator that came before it could look at them.
     early: VecDeque<(Member, ShardEpoch, Body)>,
     /// Documents that are being closed since the shard was lost; a report waits for them.

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use super::world::World;
-use crate::core::TokenOptions;
-use sluice_lockmgr::{ShardId, shard_of};
+use crate::core::{Body, Effect, Event, RequestId, TokenMachine, TokenMessage, TokenOptions};
+use sluice_lockmgr::{
+    Member, MemberEpoch, MemberId, Now, ShardEpoch, ShardId, ShardOwner, shard_of,
+};
 
 fn world(nodes: u32) -> World {
     World::new(nodes, 7, TokenOptions::default())
@@ -418,4 +420,59 @@ fn chance_with_deaths_keeps_one_holder_and_lets_nobody_wait_for_ever() {
 fn shards_are_spread() {
     let w = world(3);
     assert_ne!(w.map.owner(ShardId(0)), w.map.owner(ShardId(1)));
+}
+
+#[test]
+fn who_hears_of_others_that_it_owns_a_shard_waits_until_it_knows_all_members() {
+    let member = |id| Member {
+        id: MemberId(id),
+        epoch: MemberEpoch(u64::from(id)),
+    };
+    let (me, old, joined) = (member(1), member(2), member(3));
+    let (document, request) = (5, RequestId(1));
+    let shard = shard_of(document);
+    let owned = |owner, epoch| {
+        let owner = ShardOwner {
+            owner: Some(owner),
+            epoch: ShardEpoch(epoch),
+        };
+        Event::Shards(vec![(shard, owner)])
+    };
+    let mut machine = TokenMachine::new(me, TokenOptions::default());
+    let now = Now::default();
+    machine.step(Event::NodeUp(old), now);
+    machine.step(owned(old, 1), now);
+    machine.step(Event::Request { document, request }, now);
+    let moved = TokenMessage {
+        shard,
+        epoch: ShardEpoch(2),
+        body: Body::Moved {
+            document,
+            request,
+            asked: ShardEpoch(1),
+            owner: Some(me),
+        },
+    };
+    machine.take_effects();
+    machine.step(
+        Event::Message {
+            from: old,
+            message: moved,
+        },
+        now,
+    );
+    assert_eq!(machine.take_effects(), [], "nobody is asked yet");
+    machine.step(Event::NodeUp(joined), now);
+    machine.step(owned(me, 2), now);
+    let asked = |to| {
+        let message = TokenMessage {
+            shard,
+            epoch: ShardEpoch(2),
+            body: Body::ReportAsk,
+        };
+        Effect::Send { to, message }
+    };
+    let effects = machine.take_effects();
+    assert!(effects.contains(&asked(old)) && effects.contains(&asked(joined)));
+    assert!(!machine.coordinates(document));
 }
