@@ -90,11 +90,7 @@ impl Inner {
                     host.noted(from, note);
                 }
             }
-            Some(PeerMessage::Ping(number)) => {
-                if self.ears.pinged(from, number) {
-                    self.send(from, &PeerMessage::Pong(number));
-                }
-            }
+            Some(PeerMessage::Ping(number)) => self.pinged(from, number),
             Some(PeerMessage::Pong(number)) => self.ears.ponged(from, number),
             Some(PeerMessage::LeaseUnused(lease, by)) => self.locks.leave_lease(lease, by),
             None => {}
@@ -170,6 +166,12 @@ impl Inner {
         }
         self.send(to, &PeerMessage::Call(number, call));
         answer.await.ok()
+    }
+
+    fn pinged(&self, from: Member, number: u64) {
+        if self.ears.pinged(from, number) {
+            self.send(from, &PeerMessage::Pong(number));
+        }
     }
 
     pub(super) fn send_pings(&self) {
