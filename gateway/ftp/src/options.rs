@@ -100,7 +100,7 @@ impl Default for FtpOptions {
             tls: None,
             tls_mode: TlsMode::Off,
             tls_uploads_need_close_notify: true,
-            upload_end_doubt: Duration::from_micros(300),
+            upload_end_doubt: Duration::from_millis(2),
             proxies: sluice_proxy::Proxies::default(),
             active_mode: true,
             banner: "Sluice ready.".to_owned(),
