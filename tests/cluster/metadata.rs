@@ -35,6 +35,31 @@ fn warm(client: &mut Nfs3Client, dir: &[u8], names: &[&str]) -> Outcome {
     Ok(())
 }
 
+/// An owner on the first node with the document `f` in a folder of its own, and somebody else on the second.
+struct Neighbours {
+    owner: Nfs3Client,
+    root: Vec<u8>,
+    stranger: Nfs3Client,
+    root2: Vec<u8>,
+    dir: Vec<u8>,
+}
+
+fn neighbours(cluster: &Cluster) -> anyhow::Result<Neighbours> {
+    let (mut owner, root) = cluster.node(0).nfs("owner")?;
+    let address = format!("127.0.0.1:{}", cluster.node(1).ports.nfs);
+    let mut stranger = Nfs3Client::connect(&address, 4242, "stranger")?;
+    let root2 = stranger.mount("/docs")?;
+    let dir = found(owner.mkdir(&root, "mine")?)?;
+    found(owner.create(&dir, "f")?)?;
+    Ok(Neighbours {
+        owner,
+        root,
+        stranger,
+        root2,
+        dir,
+    })
+}
+
 /// Changes on the first node through all protocols, each looked at from the other two at once.
 fn story(cluster: &Cluster, rounds: usize) -> Outcome {
     let (mut writer, root) = cluster.node(0).nfs("writer")?;
@@ -105,12 +130,13 @@ fn what_one_node_changes_shows_on_the_others_that_had_cached_it() -> Outcome {
     let cluster = Cluster::start_wired()?;
     story(&cluster, 10)?;
     // Permissions of a folder that a stranger was let through a moment ago.
-    let (mut owner, root) = cluster.node(0).nfs("owner")?;
-    let address = format!("127.0.0.1:{}", cluster.node(1).ports.nfs);
-    let mut stranger = Nfs3Client::connect(&address, 4242, "stranger")?;
-    let root2 = stranger.mount("/docs")?;
-    let dir = found(owner.mkdir(&root, "mine")?)?;
-    found(owner.create(&dir, "f")?)?;
+    let Neighbours {
+        mut owner,
+        root,
+        mut stranger,
+        root2,
+        dir,
+    } = neighbours(&cluster)?;
     let dir2 = found(stranger.lookup(&root2, "mine")?)?.0;
     for _ in 0..10 {
         warm(&mut stranger, &dir2, &["f"])?;
@@ -139,12 +165,13 @@ fn what_one_node_changes_shows_on_the_others_that_had_cached_it() -> Outcome {
 #[test]
 fn a_paused_node_is_waited_for_a_moment_only_and_shows_nothing_old_when_it_wakes() -> Outcome {
     let cluster = Cluster::start()?;
-    let (mut owner, root) = cluster.node(0).nfs("owner")?;
-    let address = format!("127.0.0.1:{}", cluster.node(1).ports.nfs);
-    let mut stranger = Nfs3Client::connect(&address, 4242, "stranger")?;
-    let root2 = stranger.mount("/docs")?;
-    let dir = found(owner.mkdir(&root, "mine")?)?;
-    found(owner.create(&dir, "f")?)?;
+    let Neighbours {
+        mut owner,
+        mut stranger,
+        root2,
+        dir,
+        ..
+    } = neighbours(&cluster)?;
     ensure!(owner.set_mode(&dir, 0o755)? == 0);
     let dir2 = found(stranger.lookup(&root2, "mine")?)?.0;
     warm(&mut stranger, &dir2, &["f"])?;

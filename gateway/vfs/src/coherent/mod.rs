@@ -2,9 +2,9 @@
 //!
 //! [`CoherentRepository`] stands before the repository. A change first has every other node say that it uses nothing cached of the
 //! units concerned (`holds.rs`), then goes to the repository, then is answered; the others read these units from the repository
-//! until they are released. What is read before or during a change does not count after it (`stripes.rs`). A node caches only
-//! while it is sure of its lease, and only after every other live node has said that it knows about it: so a node that is cut off,
-//! stopped or new is either waited for or fenced, and reads nothing old (docs/decisions/0006).
+//! until they are released. What is read before or during a change does not count after it (`stripes.rs`). A node reads its cache
+//! only while it is sure of its lease and every other member has just answered it, and only after all have said that they know about it:
+//! so a node that is cut off, stopped or new is waited for until its term has ended, and reads nothing old (docs/decisions/0006).
 //!
 //! Must never decide what a change does or who may make it; must never keep a value for longer than its ticket counts.
 

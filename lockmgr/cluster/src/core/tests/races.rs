@@ -8,6 +8,17 @@ use sluice_lockmgr::{
     Member, MemberEpoch, MemberId, Now, ShardEpoch, ShardId, ShardOwner, shard_of,
 };
 
+/// The second node holds the lock and stands still; the third wants it.
+fn wanted_of_a_frozen_holder() -> (World, u64) {
+    let mut w = world(3);
+    let document = w.document_of(0);
+    w.lock(1, document, 1);
+    w.drain();
+    w.freeze(1, true);
+    w.lock(2, document, 1);
+    (w, document)
+}
+
 fn world(nodes: u32) -> World {
     World::new(nodes, 7, TokenOptions::default())
 }
@@ -217,12 +228,7 @@ fn a_token_whose_holder_dies_silently_goes_on() {
 
 #[test]
 fn a_holder_that_never_answers_is_fenced_by_force() {
-    let mut w = world(3);
-    let document = w.document_of(0);
-    w.lock(1, document, 1);
-    w.drain();
-    w.freeze(1, true);
-    w.lock(2, document, 1);
+    let (mut w, document) = wanted_of_a_frozen_holder();
     w.after(Duration::from_secs(20));
     assert_eq!(w.forced, 1);
     assert!(
@@ -235,12 +241,7 @@ fn a_holder_that_never_answers_is_fenced_by_force() {
 
 #[test]
 fn a_holder_that_hears_that_it_was_fenced_by_force_gives_way_at_once() {
-    let mut w = world(3);
-    let document = w.document_of(0);
-    w.lock(1, document, 1);
-    w.drain();
-    w.freeze(1, true);
-    w.lock(2, document, 1);
+    let (mut w, document) = wanted_of_a_frozen_holder();
     w.after(Duration::from_secs(16));
     assert_eq!(w.forced, 1);
     // By its renewal, before it thaws.
