@@ -104,13 +104,19 @@ impl NodeProcess {
 /// removes the folder, if that is to go.
 const CLEAN_UP: &str = r#"
 pidfile=$1 folder=$2; shift 2
+# A process that ended stays a zombie (state Z) where nobody asks how it ended, as in a container without an init.
+alive() {
+    kill -0 "$1" 2> /dev/null || return 1
+    case $(sed 's/.*) //' "/proc/$1/stat" 2> /dev/null) in Z*) return 1 ;; esac
+}
+ended() {
+    for tick in $(seq 100); do alive "$1" || break; sleep 0.1; done
+}
 cat > /dev/null
-for node in "$@"; do
-    for tick in $(seq 100); do kill -0 "$node" 2> /dev/null || break; sleep 0.1; done
-done
+for node in "$@"; do ended "$node"; done
 server=$(head -n 1 "$pidfile" 2> /dev/null) || exit 0
 kill -INT "$server"
-for tick in $(seq 100); do kill -0 "$server" 2> /dev/null || break; sleep 0.1; done
+ended "$server"
 [ -z "$folder" ] || rm -rf "$folder"
 "#;
 
