@@ -1,6 +1,8 @@
-//! How long a killed node's documents stay closed to others, and whether others' documents pause meanwhile. Prints what it measured;
-//! `SLUICE_FAILOVERS` sets how often (default 2).
+//! How long the documents of a node that is killed, hangs, loses its power or is drained stay closed to others, and whether others'
+//! documents pause meanwhile. Prints what it measured; `SLUICE_FAILOVERS` (default 2), `SLUICE_HANGS` (of both kinds) and
+//! `SLUICE_DRAINS` (default 1) set how often.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
@@ -28,11 +30,29 @@ fn percentile(sorted: &[Duration], part: usize) -> Duration {
     sorted[at.min(sorted.len() - 1)]
 }
 
-#[test]
-fn a_killed_nodes_documents_are_free_again_and_other_documents_do_not_wait() -> Outcome {
-    let rounds: usize =
-        std::env::var("SLUICE_FAILOVERS").map_or(2, |text| text.parse().expect("a number"));
-    let mut cluster = Cluster::start()?;
+fn times(name: &str, default: usize) -> usize {
+    std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
+}
+
+fn report(what: &str, mut measured: Vec<Duration>) {
+    measured.sort();
+    let at = |part| percentile(&measured, part);
+    println!(
+        "{what}: p50 {:?}, p99 {:?} of {}",
+        at(50),
+        at(99),
+        measured.len()
+    );
+}
+
+/// A client of the third node has a document when `lose` happens to that node; `mend` brings it back.
+fn lose_often(
+    mut cluster: Cluster,
+    rounds: usize,
+    what: &str,
+    lose: impl Fn(&mut Cluster) -> Outcome,
+    mend: impl Fn(&mut Cluster) -> Outcome,
+) -> Outcome {
     let (mut held, mut others) = (Vec::new(), Vec::new());
     for round in 0..rounds {
         let mut owner = cluster.node(2).smb()?;
@@ -52,10 +72,10 @@ fn a_killed_nodes_documents_are_free_again_and_other_documents_do_not_wait() -> 
         ensure!(refused == Err(status::SHARING_VIOLATION), "{refused:?}");
         ensure!(
             open(&mut neighbour, "neighbour")?.is_ok(),
-            "before the kill"
+            "before the loss"
         );
-        let killed = Instant::now();
-        cluster.nodes[2].kill()?;
+        let lost = Instant::now();
+        lose(&mut cluster)?;
         let mut longest = Duration::ZERO;
         loop {
             let asked = Instant::now();
@@ -67,21 +87,108 @@ fn a_killed_nodes_documents_are_free_again_and_other_documents_do_not_wait() -> 
             if open(&mut asker, &name)?.is_ok() {
                 break;
             }
-            ensure!(killed.elapsed() < STUCK, "still refused after {STUCK:?}");
+            ensure!(lost.elapsed() < STUCK, "still refused after {STUCK:?}");
         }
-        held.push(killed.elapsed());
+        held.push(lost.elapsed());
         others.push(longest);
+        mend(&mut cluster)?;
+        cluster.wait_until_ready()?;
+    }
+    report(&format!("{what}: held documents are free after"), held);
+    report(
+        &format!("{what}: a document that it did not hold waited at most"),
+        others,
+    );
+    Ok(())
+}
+
+#[test]
+fn a_killed_nodes_documents_are_free_again_and_other_documents_do_not_wait() -> Outcome {
+    lose_often(
+        Cluster::start()?,
+        times("SLUICE_FAILOVERS", 2),
+        "killed",
+        |cluster| cluster.nodes[2].kill(),
+        |cluster| cluster.nodes[2].spawn(),
+    )
+}
+
+#[test]
+fn a_hung_nodes_documents_are_free_again_after_its_lease() -> Outcome {
+    lose_often(
+        Cluster::start()?,
+        times("SLUICE_HANGS", 1),
+        "hung",
+        |cluster| cluster.nodes[2].pause(),
+        |cluster| {
+            cluster.nodes[2].go_on()?;
+            // It learns that it was fenced, and begins anew.
+            cluster.wait_for_state(0, "gw3", "live")
+        },
+    )
+}
+
+#[test]
+fn an_unreachable_nodes_documents_are_free_again_after_its_lease() -> Outcome {
+    lose_often(
+        Cluster::start_wired()?,
+        times("SLUICE_HANGS", 1),
+        "without power",
+        |cluster| cluster.power_off(2),
+        |cluster| cluster.power_on(2),
+    )
+}
+
+/// Documents that a drained node decides about alone.
+const DRAINED: usize = 32;
+
+#[test]
+fn a_drained_nodes_documents_pause_shortly() -> Outcome {
+    let mut cluster = Cluster::start()?;
+    let mut pauses = Vec::new();
+    for _ in 0..times("SLUICE_DRAINS", 1) {
+        let mut owner = cluster.node(2).smb()?;
+        for document in 0..DRAINED {
+            ensure!(open(&mut owner, &format!("drained{document}"))?.is_ok());
+        }
+        let (stop, mut askers) = (AtomicBool::new(false), Vec::new());
+        for at in 0..2 {
+            askers.push((at, cluster.node(at).smb()?));
+        }
+        let pause = std::thread::scope(|scope| {
+            let stop = &stop;
+            let askers: Vec<_> = askers
+                .into_iter()
+                .map(|(at, mut client)| {
+                    scope.spawn(move || {
+                        let (mut longest, mut turn) = (Duration::ZERO, at);
+                        while !stop.load(Ordering::Relaxed) {
+                            let asked = Instant::now();
+                            // Each its own half, so that they are not in each other's way.
+                            let opened = open(&mut client, &format!("drained{turn}"))?;
+                            ensure!(opened.is_ok(), "{opened:?}");
+                            longest = longest.max(asked.elapsed());
+                            turn = (turn + 2) % DRAINED;
+                        }
+                        Ok(longest)
+                    })
+                })
+                .collect();
+            let drained = cluster
+                .node(0)
+                .cli_ok(&["node", "drain", "gw3"], "")
+                .and_then(|_| cluster.nodes[2].wait_for_the_end());
+            stop.store(true, Ordering::Relaxed);
+            drained?;
+            let longest = askers.into_iter().map(|asker| asker.join());
+            longest
+                .map(|asker| asker.unwrap_or_else(|_| anyhow::bail!("an asker panicked")))
+                .collect::<anyhow::Result<Vec<_>>>()
+        })?;
+        pauses.extend(pause);
         cluster.nodes[2].spawn()?;
         cluster.wait_until_ready()?;
     }
-    held.sort();
-    others.sort();
-    println!(
-        "{rounds} kills: held documents free after p50 {:?}, p99 {:?}; a document that it did not hold waited at most p50 {:?}, p99 {:?}",
-        percentile(&held, 50),
-        percentile(&held, 99),
-        percentile(&others, 50),
-        percentile(&others, 99)
-    );
+    report("drained: an operation of others waited at most", pauses);
     Ok(())
 }

@@ -3,6 +3,7 @@
 
 mod demo;
 mod failover;
+mod faults;
 mod members;
 mod metadata;
 mod moves;
@@ -15,27 +16,13 @@ use sluice_tests::load::Load;
 
 type Outcome = anyhow::Result<()>;
 
-/// Lets the load get some way.
-fn progress(load: &Load, operations: u64) -> Outcome {
-    let (begin, goal) = (Instant::now(), load.acknowledged() + operations);
-    while load.acknowledged() < goal {
-        anyhow::ensure!(
-            begin.elapsed() < Duration::from_secs(60),
-            "the load stands still at {} operations",
-            load.acknowledged()
-        );
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    Ok(())
-}
-
 /// Runs a load over all nodes, lets `fault` happen in the middle, and judges what the clients saw.
 fn through(mut cluster: Cluster, fault: impl FnOnce(&mut Cluster, &Load) -> Outcome) -> Outcome {
     let ports: Vec<_> = cluster.nodes.iter().map(|node| node.ports).collect();
     let load = Load::start(&ports)?;
-    progress(&load, 150)?;
+    load.progress(150)?;
     fault(&mut cluster, &load)?;
-    progress(&load, 150)?;
+    load.progress(150)?;
     cluster.wait_until_ready()?;
     load.finish(&ports[0])?;
     Ok(())
@@ -52,7 +39,7 @@ fn a_killed_node_is_gone_at_once_and_comes_back() -> Outcome {
         cluster.wait_for_state(0, "gw3", "fenced")?;
         // Nobody waits for its lease: its process is seen to be gone.
         anyhow::ensure!(begin.elapsed() < Duration::from_secs(4));
-        progress(load, 100)?;
+        load.progress(100)?;
         cluster.nodes[2].spawn()
     })
 }
@@ -62,7 +49,7 @@ fn a_paused_node_is_fenced_and_what_it_wakes_up_with_counts_for_nothing() -> Out
     through(Cluster::start()?, |cluster, load| {
         cluster.nodes[1].pause()?;
         cluster.wait_for_state(0, "gw2", "rogue")?;
-        progress(load, 50)?;
+        load.progress(50)?;
         cluster.nodes[1].go_on()?;
         cluster.wait_for_state(0, "gw2", "live")
     })
@@ -72,7 +59,7 @@ fn a_paused_node_is_fenced_and_what_it_wakes_up_with_counts_for_nothing() -> Out
 fn nodes_that_do_not_reach_each_other_go_on_through_the_database() -> Outcome {
     through(Cluster::start_wired()?, |cluster, load| {
         cluster.cut_all_peers(true);
-        progress(load, 60)?;
+        load.progress(60)?;
         anyhow::ensure!(cluster.state_of(0, "gw2")? == "live", "nobody is evicted");
         cluster.cut_all_peers(false);
         Ok(())
@@ -85,7 +72,7 @@ fn a_node_without_the_database_is_fenced_and_comes_back_when_it_reaches_it() -> 
         cluster.cut_database(2, true);
         std::thread::sleep(OVER_THE_LEASE);
         anyhow::ensure!(!cluster.node(2).is_ready(), "it may not act");
-        progress(load, 50)?;
+        load.progress(50)?;
         cluster.cut_database(2, false);
         Ok(())
     })
@@ -130,7 +117,7 @@ fn nodes_are_restarted_one_after_the_other_while_clients_work() -> Outcome {
             let other = (at + 1) % 3;
             cluster.node(other).cli_ok(&["node", "drain", &name], "")?;
             cluster.nodes[at].wait_for_the_end()?;
-            progress(load, 50)?;
+            load.progress(50)?;
             cluster.nodes[at].spawn()?;
             cluster.wait_until_ready()?;
         }

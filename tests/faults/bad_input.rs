@@ -1,11 +1,12 @@
-//! Bad input: wrong passwords, garbage, huge lengths. A clear refusal, and the node goes on for everybody else.
+//! Bad input and bad surroundings: wrong passwords, garbage, huge lengths, a log that can't be written. A clear refusal, and the node goes on for everybody else.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use sluice_tests::clients::{ftp::FtpClient, smb::SmbClient};
-use sluice_tests::node::{TestNode, USER};
+use sluice_tests::node::{TestNode, USER, binary};
 
 #[test]
 fn a_wrong_password_is_refused_and_the_delay_grows() {
@@ -63,6 +64,34 @@ fn garbage_and_huge_lengths_end_the_connection_and_nothing_else() {
     assert!(smb.list("").unwrap().0 >= 2);
     node.nfs("app").unwrap();
     node.ftp().unwrap();
+}
+
+#[test]
+fn a_log_on_a_full_disk_stops_nothing() {
+    let mut node = TestNode::start().unwrap();
+    node.stop().unwrap();
+    let full = std::fs::File::options()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let mut served = Command::new(binary())
+        .args(["serve", "--config"])
+        .arg(node.dir().join("sluice.toml"))
+        .stdout(Stdio::null())
+        .stderr(full)
+        .spawn()
+        .unwrap();
+    let begin = Instant::now();
+    while !node.is_ready() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "it serves");
+    }
+    let stored = node.ftp().unwrap().store("/docs/a.bin", b"a").unwrap();
+    assert_eq!(stored.code, 226, "{}", stored.text);
+    node.smb().unwrap();
+    let asked = Command::new("kill").arg(served.id().to_string()).status();
+    assert!(asked.unwrap().success());
+    let ended = served.wait().unwrap();
+    assert!(ended.success(), "{ended}");
 }
 
 #[test]

@@ -56,6 +56,18 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// Three nodes whose content is elsewhere, for example in `s3://bucket/prefix`, with more sections in their configuration files.
+    pub fn start_with_content(content: &str, extra: &str) -> anyhow::Result<Cluster> {
+        let mut cluster = Cluster::empty()?;
+        for _ in 0..3 {
+            cluster.add(false, |place| {
+                place.content = Some(content.to_owned());
+                place.extra.push_str(extra);
+            })?;
+        }
+        Ok(cluster)
+    }
+
     /// The database alone; nodes are to be added.
     pub fn empty() -> anyhow::Result<Cluster> {
         let shared = tempfile::tempdir()?;
@@ -173,6 +185,30 @@ impl Cluster {
         switch(&self.wires(at).peers, cut);
     }
 
+    /// A machine without power: its node does nothing any more, and nobody hears the end of a connection.
+    pub fn power_off(&self, at: usize) -> anyhow::Result<()> {
+        self.cut_database(at, true);
+        self.cut_peers_to(at, true);
+        self.node(at).pause()
+    }
+
+    /// It starts again.
+    pub fn power_on(&mut self, at: usize) -> anyhow::Result<()> {
+        self.nodes[at].kill()?;
+        self.cut_database(at, false);
+        self.cut_peers_to(at, false);
+        self.nodes[at].spawn()
+    }
+
+    /// The database's clock jumps: as seen by it, all leases end so many seconds earlier (or, below zero, later).
+    pub fn jump_clock(&self, seconds: i64) -> anyhow::Result<()> {
+        let statement = format!(
+            "UPDATE node_session SET expires_at = expires_at - make_interval(secs => {seconds})"
+        );
+        self.server.sql(&statement)?;
+        Ok(())
+    }
+
     /// Cuts or heals all connections between the nodes; all reach the database still.
     pub fn cut_all_peers(&self, cut: bool) {
         for wires in &self.wires {
@@ -217,6 +253,16 @@ impl Cluster {
             }
         }
         bail!("{name} is {last} and not {state} after 30 s")
+    }
+
+    /// Keeps what the nodes logged beyond the end of the cluster; where.
+    pub fn keep_logs(&self) -> Vec<std::path::PathBuf> {
+        let kept = self.nodes.iter().filter_map(|node| {
+            let name = format!("sluice-{}-node-{}.log", std::process::id(), node.ports.smb);
+            let path = std::env::temp_dir().join(name);
+            std::fs::write(&path, node.log()).is_ok().then_some(path)
+        });
+        kept.collect()
     }
 
     /// Waits until every running node may act.

@@ -1,7 +1,9 @@
 //! A load of clients of all protocols on a few documents, each client noting what it did and saw. They go to another node when theirs is
 //! lost, as real clients do behind one address. What they noted is judged by [`crate::history`].
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -38,6 +40,8 @@ fn record(client: &str, n: u64) -> Vec<u8> {
 struct Notes {
     documents: Mutex<std::collections::BTreeMap<String, Vec<Operation>>>,
     acknowledged: AtomicU64,
+    /// Clients that waited for an answer until their patience ended, while their connection stood.
+    stuck: Mutex<Vec<String>>,
 }
 
 impl Notes {
@@ -83,6 +87,8 @@ struct Worker {
     at: usize,
     stop: Arc<AtomicBool>,
     notes: Arc<Notes>,
+    /// Before the names of this load's documents.
+    prefix: String,
     next: u64,
 }
 
@@ -92,13 +98,22 @@ impl Load {
     /// # Errors
     /// The documents could not be made.
     pub fn start(nodes: &[Ports]) -> anyhow::Result<Load> {
+        Load::start_on(nodes, "")
+    }
+
+    /// The same on documents of its own, whose names begin with `prefix`.
+    ///
+    /// # Errors
+    /// The documents could not be made.
+    pub fn start_on(nodes: &[Ports], prefix: &str) -> anyhow::Result<Load> {
         let first = nodes.first().context("a node")?;
         let mut ftp = FtpClient::connect(&local(first.ftp), USER, PASSWORD)?;
         for log in 0..LOGS {
-            anyhow::ensure!(ftp.store(&format!("/docs/log{log}"), b"")?.code == 226);
+            anyhow::ensure!(ftp.store(&format!("/docs/{prefix}log{log}"), b"")?.code == 226);
         }
         for register in 0..REGISTERS {
-            let made = ftp.store(&format!("/docs/register{register}"), &first_value())?;
+            let path = format!("/docs/{prefix}register{register}");
+            let made = ftp.store(&path, &first_value())?;
             anyhow::ensure!(made.code == 226, "{}", made.text);
         }
         let (stop, notes) = (Arc::new(AtomicBool::new(false)), Arc::new(Notes::default()));
@@ -112,6 +127,7 @@ impl Load {
                     at: (number + offset) % nodes.len(),
                     stop: stop.clone(),
                     notes: notes.clone(),
+                    prefix: prefix.to_owned(),
                     next: 0,
                 };
                 workers.push(std::thread::spawn(move || worker.run(work)));
@@ -129,6 +145,23 @@ impl Load {
         self.notes.acknowledged.load(Ordering::Relaxed)
     }
 
+    /// Lets the load get some way.
+    ///
+    /// # Errors
+    /// It stands still.
+    pub fn progress(&self, operations: u64) -> anyhow::Result<()> {
+        let (begin, goal) = (Instant::now(), self.acknowledged() + operations);
+        while self.acknowledged() < goal {
+            anyhow::ensure!(
+                begin.elapsed() < Duration::from_secs(60),
+                "the load stands still at {} operations",
+                self.acknowledged()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
     /// Ends the load and judges it; `node` tells what the documents hold. Returns the number of operations answered.
     ///
     /// # Errors
@@ -140,6 +173,8 @@ impl Load {
                 bail!("a client of the load panicked");
             }
         }
+        let stuck = self.notes.stuck.lock().unwrap_or_else(|l| l.into_inner());
+        anyhow::ensure!(stuck.is_empty(), "clients were left hanging: {stuck:#?}");
         let mut nfs = Nfs3Client::connect(&local(node.nfs), 1000, "judge")?;
         let root = nfs.mount("/docs")?;
         let documents = self
@@ -148,18 +183,49 @@ impl Load {
             .lock()
             .unwrap_or_else(|lost| lost.into_inner());
         for (name, operations) in documents.iter() {
-            let judged = if name.starts_with("log") {
-                let (file, _) = lookup(&mut nfs, &root, name)?;
-                check_log(operations, &nfs.read_all(&file)?, RECORD)
-            } else {
+            let (file, _) = lookup(&mut nfs, &root, name)?;
+            let last = nfs.read_all(&file)?;
+            let judged = if name.contains("register") {
                 check_register(operations, &first_value())
+            } else {
+                check_log(operations, &last, RECORD)
             };
             if let Err(violation) = judged {
-                bail!("{name}: {violation}");
+                let kept = keep(name, operations, &last)?;
+                bail!("{name}: {violation}; the history is in {}", kept.display());
             }
         }
         Ok(self.notes.acknowledged.load(Ordering::Relaxed))
     }
+}
+
+/// Writes down a history that nothing explains, in the order of the beginnings, and what the document holds.
+fn keep(name: &str, operations: &[Operation], last: &[u8]) -> anyhow::Result<PathBuf> {
+    let path = std::env::temp_dir().join(format!("sluice-{}-{name}", std::process::id()));
+    let mut sorted: Vec<&Operation> = operations.iter().collect();
+    sorted.sort_by_key(|operation| operation.begin);
+    let mut text = String::new();
+    let start = sorted.first().map(|operation| operation.begin);
+    for operation in sorted {
+        let ms = |at: Instant| start.map_or(0, |start| at.duration_since(start).as_micros());
+        let (verb, bytes) = match &operation.what {
+            What::Write(bytes) => ("wrote", bytes),
+            What::Read(bytes) => ("read", bytes),
+        };
+        let tail = &bytes[bytes.len().saturating_sub(RECORD)..];
+        let _ = writeln!(
+            text,
+            "{} us to {:?} us: {} {verb} {} bytes ending in {}",
+            ms(operation.begin),
+            operation.end.map(ms),
+            operation.client,
+            bytes.len(),
+            String::from_utf8_lossy(tail).trim_end(),
+        );
+    }
+    let _ = write!(text, "held at the end:\n{}", String::from_utf8_lossy(last));
+    std::fs::write(&path, text)?;
+    Ok(path)
 }
 
 fn local(port: u16) -> String {
@@ -178,11 +244,26 @@ fn lookup(nfs: &mut Nfs3Client, root: &[u8], name: &str) -> anyhow::Result<(Vec<
     }
 }
 
+/// An answer did not come, and neither did the end of the connection.
+fn is_timeout(error: &anyhow::Error) -> bool {
+    use std::io::ErrorKind::{TimedOut, WouldBlock};
+    let kinds = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    kinds
+        .into_iter()
+        .any(|error| matches!(error.kind(), TimedOut | WouldBlock))
+}
+
 impl Worker {
     fn run(&mut self, work: Work) {
         while !self.stop.load(Ordering::Relaxed) {
             // A broken connection is what this is about: on to the next node.
-            if work(self).is_err() {
+            if let Err(error) = work(self) {
+                if is_timeout(&error) {
+                    let mut stuck = self.notes.stuck.lock().unwrap_or_else(|l| l.into_inner());
+                    stuck.push(format!("{} at {:?}: {error:#}", self.name, self.node()));
+                }
                 self.at = (self.at + 1) % self.nodes.len();
                 std::thread::sleep(LATER);
             }
@@ -200,7 +281,7 @@ impl Worker {
     /// The next document and a record that nobody else writes.
     fn turn(&mut self, kind: &str, count: usize) -> (String, Vec<u8>) {
         self.next += 1;
-        let document = format!("{kind}{}", self.next as usize % count);
+        let document = format!("{}{kind}{}", self.prefix, self.next as usize % count);
         (document, record(&self.name, self.next))
     }
 

@@ -286,6 +286,11 @@ impl SmbClient {
         Ok((reply, u64_at(&self.frame, 40)))
     }
 
+    /// Waits so long for a reply instead of 60 s.
+    pub fn set_patience(&self, patience: Duration) -> anyhow::Result<()> {
+        Ok(self.stream.set_read_timeout(Some(patience))?)
+    }
+
     /// Waits for the final reply to `id`, keeping others and breaks aside.
     pub fn receive(&mut self, id: u64) -> anyhow::Result<Reply> {
         if let Some(at) = self.held.iter().position(|reply| reply.message_id == id) {
