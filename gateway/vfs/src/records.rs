@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use sluice_repo::{
@@ -25,6 +25,8 @@ type UnixKey = (u32, u32, Vec<u32>);
 /// One state of the records.
 pub(crate) struct Directory {
     generation: u64,
+    /// Changes of other nodes that it was read after.
+    doubts: u64,
     /// `S-1-5-21-a-b-c` of this repository.
     pub(crate) domain: Sid,
     pub(crate) users: Vec<User>,
@@ -46,7 +48,7 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    async fn load(repo: &dyn Repository) -> Result<Directory, RepoError> {
+    async fn load(repo: &dyn Repository, doubts: u64) -> Result<Directory, RepoError> {
         // Read before the records: a change in between makes the snapshot look older than it is, and it is loaded again.
         let generation = repo.records_generation();
         let domain = sid::domain(repo).await?;
@@ -58,6 +60,7 @@ impl Directory {
         let names = shares.iter().map(|share| (share.id, share.name.as_str()));
         let mut directory = Directory {
             generation,
+            doubts,
             domain,
             policy: PolicySet::new(&rules, names),
             by_name: index(&users, |user| fold_name(&user.name)),
@@ -225,8 +228,8 @@ fn index<T, K: std::hash::Hash + Eq>(items: &[T], key: impl Fn(&T) -> K) -> Hash
 pub(crate) struct Records {
     repo: Arc<dyn Repository>,
     current: RwLock<Arc<Directory>>,
-    /// Another node has changed them.
-    stale: AtomicBool,
+    /// How often another node has changed them.
+    doubts: AtomicU64,
     /// One reload at a time; never taken together with `current` across an await.
     reload: tokio::sync::Mutex<()>,
 }
@@ -234,11 +237,11 @@ pub(crate) struct Records {
 impl Records {
     /// Reads everything once.
     pub(crate) async fn load(repo: &Arc<dyn Repository>) -> Result<Records, VfsError> {
-        let directory = Directory::load(repo.as_ref()).await?;
+        let directory = Directory::load(repo.as_ref(), 0).await?;
         Ok(Records {
             repo: Arc::clone(repo),
             current: RwLock::new(Arc::new(directory)),
-            stale: AtomicBool::new(false),
+            doubts: AtomicU64::new(0),
             reload: tokio::sync::Mutex::default(),
         })
     }
@@ -250,12 +253,12 @@ impl Records {
 
     fn holds(&self, directory: &Directory) -> bool {
         directory.generation == self.repo.records_generation()
-            && !self.stale.load(Ordering::Acquire)
+            && directory.doubts == self.doubts.load(Ordering::Acquire)
     }
 
     /// Another node has changed the records: they are read again before the next use that asks for fresh ones.
     pub(crate) fn doubt(&self) {
-        self.stale.store(true, Ordering::Release);
+        self.doubts.fetch_add(1, Ordering::Release);
     }
 
     /// The snapshot after all changes that were answered before this call; one comparison if nothing changed.
@@ -269,11 +272,38 @@ impl Records {
         if self.holds(&current) {
             return Ok(current);
         }
-        // Before the records are read: a change in between makes them stale again.
-        self.stale.store(false, Ordering::Release);
-        let loaded = Directory::load(self.repo.as_ref()).await;
-        let directory = Arc::new(loaded.inspect_err(|_| self.doubt())?);
+        // Before the records are read: a change in between makes them stale again. Until they are read, the old ones don't hold.
+        let doubts = self.doubts.load(Ordering::Acquire);
+        let directory = Arc::new(Directory::load(self.repo.as_ref(), doubts).await?);
         *self.current.write() = Arc::clone(&directory);
         Ok(directory)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use sluice_repo_sqlite::{Options, SqliteRepository};
+    use sluice_repo_suite::{Fault, FaultyRepository};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn nobody_gets_the_old_records_while_doubted_ones_are_read_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let sqlite = SqliteRepository::open(Options::new(folder.path().join("meta.db")));
+        let faults = FaultyRepository::new(Arc::new(sqlite.await.expect("opens")));
+        let faults = Arc::new(faults);
+        let repo: Arc<dyn Repository> = faults.clone();
+        let records = Records::load(&repo).await.expect("reads");
+        let old = records.current();
+        records.doubt();
+        faults.inject("users", 0, Fault::Delay(Duration::from_millis(20)));
+        let (first, second) = tokio::join!(records.fresh(), records.fresh());
+        for new in [first, second] {
+            assert!(!Arc::ptr_eq(&new.expect("reads"), &old));
+        }
+        assert_eq!(faults.pending(), 0);
     }
 }
