@@ -139,10 +139,10 @@ async fn nfs(
         match &call {
             // Refused, perhaps because another node has carried it out already, whose reply was lost.
             Ok(call) if !v3::is_done(&reply) && head.vfs.carried_out(id).await => {
-                encoded(xid, async |out| {
+                let again = encoded(xid, async |out| {
                     v3::repeated(call, procedure, args, out).await
-                })
-                .await
+                });
+                Box::pin(again).await
             }
             _ => reply,
         }

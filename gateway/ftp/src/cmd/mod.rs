@@ -21,7 +21,7 @@ use crate::work::{Done, Work};
 pub(crate) async fn run(cx: Context, link: Option<DataLink>, work: Work) -> Done {
     match work {
         // An upload must not be dropped in the middle of its commit, so it looks at the cancel token itself.
-        Work::Store(request) => stor::run(&cx, link, request).await.into(),
+        Work::Store(request) => Box::pin(stor::run(&cx, link, request)).await.into(),
         work => {
             let cancel = cx.cancel.clone();
             tokio::select! {
@@ -33,36 +33,41 @@ pub(crate) async fn run(cx: Context, link: Option<DataLink>, work: Work) -> Done
     }
 }
 
+/// Each in memory of its own: what all of them could need would be moved about for each command.
 async fn run_cancellable(cx: &Context, link: Option<DataLink>, work: Work) -> Done {
     match work {
-        Work::Login { user, password } => login::check(cx, &user, &password).await,
-        Work::ChangeDirectory(path) => directory::change(cx, path).await,
-        Work::MakeDirectory(path) => directory::make(cx, &path).await.into(),
-        Work::RemoveDirectory(path) => directory::remove(cx, &path).await.into(),
-        Work::Delete(path) => file::delete(cx, &path).await.into(),
-        Work::RenameFrom(path) => file::rename_source(cx, path).await,
-        Work::Rename { from, to } => file::rename(cx, &from, &to).await.into(),
-        Work::Size(path) => file::size(cx, &path).await.into(),
-        Work::ModifiedTime(path) => file::modified(cx, &path).await.into(),
+        Work::Login { user, password } => Box::pin(login::check(cx, &user, &password)).await,
+        Work::ChangeDirectory(path) => Box::pin(directory::change(cx, path)).await,
+        Work::MakeDirectory(path) => Box::pin(directory::make(cx, &path)).await.into(),
+        Work::RemoveDirectory(path) => Box::pin(directory::remove(cx, &path)).await.into(),
+        Work::Delete(path) => Box::pin(file::delete(cx, &path)).await.into(),
+        Work::RenameFrom(path) => Box::pin(file::rename_source(cx, path)).await,
+        Work::Rename { from, to } => Box::pin(file::rename(cx, &from, &to)).await.into(),
+        Work::Size(path) => Box::pin(file::size(cx, &path)).await.into(),
+        Work::ModifiedTime(path) => Box::pin(file::modified(cx, &path)).await.into(),
         Work::SetModified {
             path,
             modified,
             told_as_fact,
-        } => file::set_modified(cx, &path, modified, told_as_fact)
+        } => Box::pin(file::set_modified(cx, &path, modified, told_as_fact))
             .await
             .into(),
-        Work::SetCreated { path, created } => file::set_created(cx, &path, created).await.into(),
-        Work::SetMode { path, mode } => site::set_mode(cx, &path, mode).await.into(),
+        Work::SetCreated { path, created } => {
+            Box::pin(file::set_created(cx, &path, created)).await.into()
+        }
+        Work::SetMode { path, mode } => Box::pin(site::set_mode(cx, &path, mode)).await.into(),
         Work::Hash {
             path,
             algorithm,
             range,
             style,
-        } => hash::run(cx, &path, algorithm, range, style).await.into(),
-        Work::Facts { path, facts } => list::facts(cx, &path, facts).await.into(),
-        Work::StatPath(request) => list::over_control(cx, &request).await.into(),
-        Work::List(request) => list::run(cx, link, &request).await.into(),
-        Work::Retrieve(request) => retr::run(cx, link, &request).await.into(),
-        Work::Store(request) => stor::run(cx, link, request).await.into(),
+        } => Box::pin(hash::run(cx, &path, algorithm, range, style))
+            .await
+            .into(),
+        Work::Facts { path, facts } => Box::pin(list::facts(cx, &path, facts)).await.into(),
+        Work::StatPath(request) => Box::pin(list::over_control(cx, &request)).await.into(),
+        Work::List(request) => Box::pin(list::run(cx, link, &request)).await.into(),
+        Work::Retrieve(request) => Box::pin(retr::run(cx, link, &request)).await.into(),
+        Work::Store(request) => Box::pin(stor::run(cx, link, request)).await.into(),
     }
 }

@@ -29,10 +29,11 @@ pub(crate) async fn run(
     mut args: Decoder,
     out: &mut Encoder,
 ) -> Result<(), XdrError> {
+    // Each in memory of its own: what all of them could need would be moved through every layer above for each call.
     macro_rules! handle {
         ($handler:path) => {{
             let args = args.get()?;
-            out.put(&$handler(call, args).await);
+            out.put(&Box::pin($handler(call, args)).await);
         }};
     }
     match procedure {

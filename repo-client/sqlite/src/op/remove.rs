@@ -12,17 +12,20 @@ use crate::row::{self, Entry};
 use crate::writer::Tx;
 
 /// Finds the entry that a request names, and that it still leads where the asker thinks.
-pub(crate) fn find(
-    tx: &Tx<'_>,
-    parent: NodeId,
-    name: &str,
-    expected: Option<NodeId>,
-) -> Result<Entry> {
-    let entry =
-        row::entry(tx.conn, parent, name, CaseMode::Sensitive)?.ok_or(RepoError::NotFound)?;
-    match expected {
-        Some(expected) if expected != entry.node => Err(RepoError::Stale(expected)),
-        _ => Ok(entry),
+pub(crate) fn find(tx: &Tx<'_>, parent: NodeId, name: &str, node: Option<NodeId>) -> Result<Entry> {
+    expected(
+        &row::entries(tx.conn, parent, &fold_name(name))?,
+        name,
+        node,
+    )
+}
+
+/// The one among entries of equal fold that a request names, if it still leads where the asker thinks.
+pub(crate) fn expected(entries: &[Entry], name: &str, node: Option<NodeId>) -> Result<Entry> {
+    let entry = row::choose(entries, name, CaseMode::Sensitive).ok_or(RepoError::NotFound)?;
+    match node {
+        Some(node) if node != entry.node => Err(RepoError::Stale(node)),
+        _ => Ok(entry.clone()),
     }
 }
 

@@ -6,11 +6,11 @@ use sluice_repo::{
     Unlinked, check_name, fold_name,
 };
 
-use super::remove::{delete_entry, find, other_parent, take_name};
-use super::{bump, insert_entry, save, save_folder, touch_name};
+use super::remove::{delete_entry, expected, other_parent, take_name};
+use super::{bump, insert_entry, save, save_folder};
 use crate::error::{corrupt, db};
 use crate::row::{self, Entry};
-use crate::writer::Tx;
+use crate::writer::{Touch, Tx};
 
 /// Deepest folder; deeper means that the tree has a loop.
 pub(crate) const DEPTH_MAX: usize = 100_000;
@@ -26,19 +26,45 @@ pub(crate) struct Move {
     pub(crate) replace: Replace,
 }
 
+/// An entry on its way, and all that stands around it, as it was before.
+struct Moved {
+    entry: Entry,
+    node: Attributes,
+    old_folder: Attributes,
+    new_folder: Attributes,
+    /// What else has the old name, folded.
+    old_names: Vec<Entry>,
+    /// What else has the new name, folded; without what is replaced.
+    new_names: Vec<Entry>,
+}
+
 /// Moves an entry.
 pub(crate) fn rename(tx: &mut Tx<'_>, wanted: &Move) -> Result<Renamed> {
     check_name(&wanted.new_name)?;
+    let same_folder = wanted.old_parent == wanted.new_parent;
     let old_folder = row::folder(tx.conn, wanted.old_parent)?;
-    let entry = find(tx, wanted.old_parent, &wanted.old_name, wanted.expected)?;
-    let new_folder = row::folder(tx.conn, wanted.new_parent)?;
+    let old_fold = fold_name(&wanted.old_name);
+    let mut old_names = row::entries(tx.conn, wanted.old_parent, &old_fold)?;
+    let entry = expected(&old_names, &wanted.old_name, wanted.expected)?;
+    old_names.retain(|e| e.cookie != entry.cookie);
+    let new_folder = if same_folder {
+        old_folder.clone()
+    } else {
+        row::folder(tx.conn, wanted.new_parent)?
+    };
     let node = row::node(tx.conn, entry.node)?;
     if node.kind == NodeKind::Directory {
         check_not_inside(tx, node.id, new_folder.id)?;
     }
-    let target = target(tx, wanted, &entry)?;
+    let new_fold = fold_name(&wanted.new_name);
+    let mut new_names = if same_folder && new_fold == old_fold {
+        old_names.clone()
+    } else {
+        row::entries(tx.conn, wanted.new_parent, &new_fold)?
+    };
+    let target = row::choose(&new_names, &wanted.new_name, wanted.case).cloned();
     if target.as_ref().is_some_and(|t| t.node == node.id)
-        || (wanted.old_parent == wanted.new_parent && wanted.old_name == wanted.new_name)
+        || (same_folder && wanted.old_name == wanted.new_name)
     {
         return Ok(Renamed {
             attributes: node,
@@ -50,16 +76,20 @@ pub(crate) fn rename(tx: &mut Tx<'_>, wanted: &Move) -> Result<Renamed> {
     }
     let replaced = match &target {
         None => None,
-        Some(target) => Some(replace(tx, wanted, &node, target)?),
+        Some(target) => {
+            new_names.retain(|e| e.cookie != target.cookie);
+            Some(replace(tx, wanted, &node, target)?)
+        }
     };
-    carry_out(tx, wanted, &entry, node, old_folder, new_folder, replaced)
-}
-
-/// The entry that stands in the way: not the moved one itself.
-fn target(tx: &Tx<'_>, wanted: &Move, moved: &Entry) -> Result<Option<Entry>> {
-    let mut found = row::entries(tx.conn, wanted.new_parent, &fold_name(&wanted.new_name))?;
-    found.retain(|e| e.cookie != moved.cookie);
-    Ok(row::choose(&found, &wanted.new_name, wanted.case).cloned())
+    let moved = Moved {
+        entry,
+        node,
+        old_folder,
+        new_folder,
+        old_names,
+        new_names,
+    };
+    carry_out(tx, wanted, moved, (old_fold, new_fold), replaced)
 }
 
 fn replace(
@@ -88,43 +118,43 @@ fn replace(
 fn carry_out(
     tx: &mut Tx<'_>,
     wanted: &Move,
-    entry: &Entry,
-    mut node: Attributes,
-    mut old_folder: Attributes,
-    mut new_folder: Attributes,
+    moved: Moved,
+    (old_fold, new_fold): (String, String),
     replaced: Option<(Attributes, bool)>,
 ) -> Result<Renamed> {
+    let Moved {
+        entry,
+        mut node,
+        mut old_folder,
+        mut new_folder,
+        ..
+    } = moved;
     let is_folder = i32::from(node.kind == NodeKind::Directory);
     let lost = i32::from(
         replaced
             .as_ref()
             .is_some_and(|(a, _)| a.kind == NodeKind::Directory),
     );
-    let same_folder = old_folder.id == new_folder.id;
-    let fold = fold_name(&wanted.new_name);
     let (old_before, new_before);
-    if same_folder {
-        tx.conn
-            .prepare_cached(
-                "UPDATE entry SET name = ?3, fold = ?4 WHERE parent = ?1 AND cookie = ?2",
-            )
-            .and_then(|mut s| {
-                s.execute(params![
-                    old_folder.id.0 as i64,
-                    entry.cookie.0 as i64,
-                    wanted.new_name,
-                    fold
-                ])
-            })
-            .map_err(db)?;
-        touch_name(tx, old_folder.id, fold_name(&entry.name))?;
-        touch_name(tx, old_folder.id, fold)?;
+    if old_folder.id == new_folder.id {
+        change_name(tx, wanted, &entry, &new_fold)?;
+        // All entries of both names are known here: no need to look again.
+        if old_fold != new_fold {
+            tx.touch(Touch::Name(old_folder.id, old_fold, moved.old_names));
+        }
+        let mut names = moved.new_names;
+        names.push(Entry {
+            name: wanted.new_name.as_str().into(),
+            ..entry
+        });
+        names.sort_by_key(|e| e.cookie);
+        tx.touch(Touch::Name(old_folder.id, new_fold, names));
         old_before = save_folder(tx, &mut old_folder, -lost)?;
         new_before = old_before;
         new_folder = old_folder.clone();
     } else {
-        delete_entry(tx, old_folder.id, entry.cookie, &fold_name(&entry.name))?;
-        insert_entry(tx, new_folder.id, &wanted.new_name, fold, node.id)?;
+        delete_entry(tx, old_folder.id, entry.cookie, &old_fold)?;
+        insert_entry(tx, new_folder.id, &wanted.new_name, new_fold, node.id)?;
         old_before = save_folder(tx, &mut old_folder, -is_folder)?;
         new_before = save_folder(tx, &mut new_folder, is_folder - lost)?;
         node.parent = other_parent(tx, node.id)?;
@@ -144,6 +174,22 @@ fn carry_out(
         old_parent: (old_folder, old_before),
         new_parent: (new_folder, new_before),
     })
+}
+
+/// Writes the new name into the entry, which keeps its place in the listing.
+fn change_name(tx: &Tx<'_>, wanted: &Move, entry: &Entry, fold: &str) -> Result<()> {
+    tx.conn
+        .prepare_cached("UPDATE entry SET name = ?3, fold = ?4 WHERE parent = ?1 AND cookie = ?2")
+        .and_then(|mut s| {
+            s.execute(params![
+                wanted.old_parent.0 as i64,
+                entry.cookie.0 as i64,
+                wanted.new_name,
+                fold
+            ])
+        })
+        .map(drop)
+        .map_err(db)
 }
 
 /// Refuses to move a folder into itself or below itself.
