@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use crate::answers::Answers;
 use crate::byte_range::RangeSet;
 use crate::cache_grant::{GrantKey, RevokeReason};
 use crate::caches::{Calling, Progress, Turn, Who};
@@ -44,6 +45,8 @@ pub(crate) struct Document {
     pub doomed: SmallVec<[u32; 1]>,
     /// Of those, whose deletion a client's node has been told to carry out.
     pub told: SmallVec<[(u32, ClientId); 1]>,
+    /// To calls of other nodes, not sent yet.
+    pub answers: Answers,
     /// Counts waiters, so that their order outlives a move to another table.
     pub next_line: u64,
     /// Something was taken away since the line was last looked at.
@@ -59,6 +62,7 @@ impl Document {
             && self.queue.is_empty()
             && self.grants.is_empty()
             && self.doomed.is_empty()
+            && self.answers.is_empty()
     }
 
     /// Some client has an open; places and ranges don't count.
@@ -320,6 +324,7 @@ impl Document {
         let line: Vec<bool> = self.queue.iter().map(|w| !waits(w)).collect();
         let mut keep = line.into_iter();
         self.queue.retain(|_| keep.next().unwrap_or(true));
+        self.answers.forget_member(member);
         let opens = self.opens.iter().filter(|o| of(o.claim.client));
         let opens: Vec<OpenId> = opens.map(|o| o.id).collect();
         for id in opens {

@@ -18,11 +18,18 @@ use crate::env::{Due, Env};
 use crate::grant_set::{Breaking, Grant};
 use crate::line::{poll_key, set_waiter_timer};
 use crate::obstacle::{KeptAsk, Obstacle};
+use crate::op::OpAnswer;
 use crate::outcome::Closed;
 use crate::request::{RangeLock, RangeOwner};
 use crate::share_mode::Open;
-use crate::types::{ClientId, Holder, Now, OpenId, OpenRef, ResourceId, ShareMode, WaiterId};
+use crate::types::{
+    ClientId, Holder, Now, OpenId, OpenRef, ResourceId, ShareMode, Ticket, WaiterId,
+};
 use crate::wait_queue::{Style, Waiter};
+
+/// How long an answer that came from another table is kept in case it is asked for again. That happens at once or never: when
+/// the state comes, the call is on its way; longer, so that no pause of this node comes in between.
+const ANSWER_KEPT: Duration = Duration::from_secs(600);
 
 /// See the module's head. Opaque, but for what a runtime needs to route it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,6 +43,8 @@ pub struct DocumentState {
     told: Vec<(u32, ClientId)>,
     line: Vec<WaiterPart>,
     next_line: u64,
+    /// Given to calls of other nodes, perhaps not heard there.
+    answers: Vec<(Ticket, OpAnswer)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -138,6 +147,13 @@ impl DocumentState {
             && self.grants.is_empty()
             && self.line.is_empty()
             && self.doomed.is_empty()
+            && self.answers.is_empty()
+    }
+
+    /// The same but for this answer; `None` if nothing is left.
+    pub(crate) fn without_answer(mut self, ticket: Option<Ticket>) -> Option<DocumentState> {
+        self.answers.retain(|(number, _)| Some(*number) != ticket);
+        (!self.is_empty()).then_some(self)
     }
 
     /// The opens whose holders are told of breaks and losses, with their clients.
@@ -198,6 +214,7 @@ impl DocumentState {
             told: d.told.iter().copied().filter(|(_, c)| keep(*c)).collect(),
             line: waiter_parts(d, now, keep),
             next_line: d.next_line,
+            answers: d.answers.of(keep),
             opens,
         };
         let told_by_others = |stream: u32| d.told.iter().any(|(s, c)| *s == stream && !keep(*c));
@@ -273,6 +290,10 @@ impl DocumentState {
                 set_waiter_timer(env, document, &waiter);
                 d.queue.push(waiter);
             }
+        }
+        for (ticket, answer) in self.answers {
+            d.answers.keep(ticket, answer);
+            env.set_timer(now.after(ANSWER_KEPT), document, Due::Answer(ticket));
         }
         d.queue.sort_by_key(|w| (w.line, w.id));
         d.next_line = d.next_line.max(self.next_line);

@@ -5,10 +5,11 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use crate::cache_grant::{BreakNotice, CacheSink, GrantKey, LeaseId, RevokeReason};
+use crate::epoch::MemberId;
 use crate::obstacle::Granted;
 use crate::outcome::{Closed, Denial};
 use crate::table::TableOptions;
-use crate::types::{ClientId, Now, OpenId, OpenRef, ResourceId, WaiterId};
+use crate::types::{ClientId, Now, OpenId, OpenRef, ResourceId, Ticket, WaiterId};
 
 /// What the runtime has to carry out, in this order.
 pub(crate) enum Effect {
@@ -54,6 +55,8 @@ pub(crate) enum Due {
     /// A place's idle time or a disconnected open's reclaim time.
     Open(OpenId),
     Waiter(WaiterId),
+    /// Nobody has asked again for an answer that came from another table.
+    Answer(Ticket),
 }
 
 /// A moment at which something may be due; looked at again then, so an outdated one does no harm.
@@ -72,6 +75,8 @@ pub(crate) struct Env {
     timers: BinaryHeap<Reverse<Timer>>,
     next_id: u64,
     stride: u64,
+    /// The node whose table this is.
+    me: MemberId,
     /// The number of the request at hand, if it has one already.
     ticket: Option<u64>,
     /// Grows with every operation.
@@ -88,6 +93,7 @@ impl Env {
             timers: BinaryHeap::new(),
             next_id: first,
             stride,
+            me: ClientId(first).member(),
             ticket: None,
             revision: 0,
         }
@@ -97,6 +103,11 @@ impl Env {
         let id = self.next_id;
         self.next_id += self.stride;
         id
+    }
+
+    /// True for a call of another node.
+    pub(crate) fn is_foreign(&self, ticket: Ticket) -> bool {
+        ClientId(ticket.0).member() != self.me
     }
 
     /// From now on the request at hand has this number.

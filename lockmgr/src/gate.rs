@@ -189,10 +189,12 @@ impl GatedLocks {
         let begun = match ask_of(op) {
             Some(ask) => self.start(ask, ticket),
             None => {
-                let answer = self
-                    .shards
-                    .with_here(op.document(), |table, now| answer_now(table, now, op));
-                answer.map(Begun::Done)
+                let document = op.document();
+                let call = |table: &mut LockTable, now| {
+                    let call = |table: &mut LockTable| answer_now(table, now, op);
+                    table.once(document, ticket, call, |answer| op.changes(answer))
+                };
+                self.shards.with_here(document, call).map(Begun::Done)
             }
         };
         begun.map_err(|Elsewhere| NotHere { ticket })
@@ -376,9 +378,15 @@ impl GatedLocks {
     }
 
     /// What one node's clients have and want, with a version that is greater for what was asked for later. `None`: the
-    /// document is not decided about here.
+    /// document is not decided about here. `answered`: the call whose answer goes with it; answers to the node's other calls
+    /// that are not on their way yet are part of it, see [`GatedLocks::answer_sent`].
     #[must_use]
-    pub fn part_of(&self, document: u64, member: MemberId) -> Option<(u64, Option<DocumentState>)> {
+    pub fn part_of(
+        &self,
+        document: u64,
+        member: MemberId,
+        answered: Option<Ticket>,
+    ) -> Option<(u64, Option<DocumentState>)> {
         self.shards.with_state(document, |state, now| {
             if !state.admitted.as_ref()?.contains_key(&document) {
                 return None;
@@ -386,8 +394,18 @@ impl GatedLocks {
             let of = |client: ClientId| client.member() == member;
             let part = state.table.document(document);
             let part = part.and_then(|d| DocumentState::of(d, now, &of));
+            let part = part.and_then(|part| part.without_answer(answered));
             Some((state.table.next_revision(), part))
         })
+    }
+
+    /// The answer to a call of another node that [changed](Op::changes) something is on its way, before anything else that
+    /// tells of the change; or nobody waits for it. Until then it is part of what that node has, so that whoever is asked
+    /// again after this node has gone does not carry the call out twice.
+    pub fn answer_sent(&self, document: u64, ticket: Ticket) {
+        self.shards.with_state(document, |state, _| {
+            state.table.forget_answer(document, ticket);
+        });
     }
 
     /// Documents that nobody has asked for during this time and that have nothing behind their gate, at most `limit`.

@@ -6,6 +6,7 @@
 //! file layer calls. Nothing here knows a
 //! protocol beyond an owner tag.
 
+mod answers;
 mod byte_range;
 mod cache_grant;
 mod caches;

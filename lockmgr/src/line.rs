@@ -2,6 +2,7 @@
 //!
 //! Owns the order of waiters and their patience. Whether something stands in the way is decided in `document.rs`.
 
+use crate::answers::keep_granted;
 use crate::cache_grant::RevokeReason;
 use crate::caches::Turn;
 use crate::claims::ask_claim;
@@ -270,6 +271,9 @@ pub(crate) fn poke(d: &mut Document, env: &mut Env) {
                 continue;
             };
             let waiter = queue[at].id;
+            if outcome.is_ok() && queue[at].ask.as_ask().takes_ranges() {
+                keep_granted(d, env, waiter);
+            }
             if outcome.is_ok() && at > 0 {
                 d.dirty |= has_waiter_of(&queue[..at], queue[at].ask.as_ask());
             }

@@ -80,6 +80,11 @@ impl Ask<'_> {
         }
     }
 
+    /// Whether granting it a second time would lock twice.
+    pub(crate) fn takes_ranges(self) -> bool {
+        matches!(self, Ask::Ranges(_) | Ask::OwnedRange(_))
+    }
+
     pub(crate) fn keep(self) -> KeptAsk {
         match self {
             Ask::Open(r) => KeptAsk::Open(Box::new(r.clone())),

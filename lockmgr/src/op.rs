@@ -247,6 +247,24 @@ impl Op {
         }
     }
 
+    /// Whether this answer to the call may tell of a change to what its caller's node has.
+    #[must_use]
+    pub fn changes(&self, answer: &OpAnswer) -> bool {
+        let refused = matches!(
+            answer,
+            OpAnswer::Opened(Err(_))
+                | OpAnswer::Done(Err(_))
+                | OpAnswer::Unlocked(Err(_))
+                | OpAnswer::Acknowledged(Err(_))
+        );
+        let reads = match self {
+            Op::Io { .. } | Op::State(_) | Op::TestOwned(_) | Op::Explain(_) => true,
+            Op::IoWithoutOpen(request) => request.place.is_none(),
+            _ => false,
+        };
+        !refused && !reads
+    }
+
     /// What to answer if this node is no member any more, or its peers answer nonsense.
     #[must_use]
     pub fn lost(&self) -> OpAnswer {

@@ -8,6 +8,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::answers::keep_granted;
 use crate::cache_grant::{CacheGranted, CacheSink, CacheState, GrantKey, RevokeReason};
 use crate::caches::Turn;
 use crate::conflict::{Claim, RangeParty};
@@ -17,6 +18,7 @@ use crate::env::{Due, Effect, Env};
 use crate::epoch::MemberId;
 use crate::line::{decide, open_due, poke, waiter_due};
 use crate::obstacle::{Ask, Granted, Obstacle, Verdict};
+use crate::op::OpAnswer;
 use crate::outcome::{
     AckError, Closed, Conflict, Denial, OpenState, Opened, RangeHolder, RangeNotLocked,
 };
@@ -142,16 +144,19 @@ impl LockTable {
         if let Some(opened) = ticket.and_then(|ticket| self.opened_before(ask, ticket)) {
             return Answer::Now(Ok(Granted::Opened(opened)));
         }
+        if self.answered_before(id, ticket).is_some() {
+            return Answer::Now(Ok(Granted::Done));
+        }
         self.env.set_ticket(ticket.map(|t| t.0));
-        let spare = &mut self.spare;
-        let document = self.documents.entry(id).or_insert_with(|| {
-            let mut document = spare.pop().unwrap_or_default();
-            document.id = id;
-            document
-        });
+        let document = entered(&mut self.documents, || self.spare.pop(), id);
         let answer = decide(document, &mut self.env, ask, ticket);
         self.env.set_ticket(None);
         let granted_open = matches!(&answer, Answer::Now(Ok(Granted::Opened(_))));
+        if let (Answer::Now(Ok(Granted::Done)), Some(ticket)) = (&answer, ticket)
+            && ask.takes_ranges()
+        {
+            keep_granted(document, &self.env, WaiterId(ticket.0));
+        }
         if document.dirty {
             poke(document, &mut self.env);
         }
@@ -175,6 +180,44 @@ impl LockTable {
             id,
         };
         Some(Opened { open, cache })
+    }
+
+    /// The answer that a call with this number got, here or in a table whose state came here; see [`crate::answers`]. An own
+    /// call has it with this.
+    fn answered_before(&mut self, document: u64, ticket: Option<Ticket>) -> Option<OpAnswer> {
+        let ticket = ticket?;
+        let answers = &self.documents.get(&document)?.answers;
+        let answer = answers.get(ticket).cloned()?;
+        if !self.env.is_foreign(ticket) {
+            self.forget_answer(document, ticket);
+        }
+        Some(answer)
+    }
+
+    /// Carries out a call that never waits, but only once for its number. `lasts` says whether an answer tells of a change.
+    pub(crate) fn once(
+        &mut self,
+        document: u64,
+        ticket: Option<Ticket>,
+        call: impl FnOnce(&mut Self) -> OpAnswer,
+        lasts: impl FnOnce(&OpAnswer) -> bool,
+    ) -> OpAnswer {
+        if let Some(answer) = self.answered_before(document, ticket) {
+            return answer;
+        }
+        let answer = call(self);
+        if let Some(ticket) = ticket.filter(|t| self.env.is_foreign(*t))
+            && lasts(&answer)
+        {
+            let d = entered(&mut self.documents, || self.spare.pop(), document);
+            d.answers.keep(ticket, answer.clone());
+        }
+        answer
+    }
+
+    /// The answer to a call is on its way: nothing that is said from now on can overtake it.
+    pub(crate) fn forget_answer(&mut self, document: u64, ticket: Ticket) {
+        self.on_document(document, |d, _| d.answers.forget(ticket));
     }
 
     /// A number for a request.
@@ -625,9 +668,23 @@ impl LockTable {
                 Due::Break { stream, key } => d.dirty |= d.break_ran_out(env, stream, key),
                 Due::Open(id) => open_due(d, env, id),
                 Due::Waiter(id) => waiter_due(d, env, id),
+                Due::Answer(ticket) => d.answers.forget(ticket),
             });
         }
     }
+}
+
+/// A document, made if it is new.
+fn entered(
+    documents: &mut ById<Box<Document>>,
+    mut spare: impl FnMut() -> Option<Box<Document>>,
+    id: u64,
+) -> &mut Document {
+    documents.entry(id).or_insert_with(|| {
+        let mut document = spare().unwrap_or_default();
+        document.id = id;
+        document
+    })
 }
 
 impl Document {

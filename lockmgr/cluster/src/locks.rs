@@ -13,6 +13,7 @@ mod effects;
 mod machines;
 mod message;
 mod peer;
+mod pieces;
 mod service;
 mod sinks;
 
@@ -33,6 +34,7 @@ use crate::membership::{BootClock, ClusterEvent, ClusterHandler};
 use crate::transport::Peers;
 use ears::Ears;
 use machines::Machines;
+use pieces::Pieces;
 use sinks::OwnSinks;
 
 /// Limits and times.
@@ -95,6 +97,8 @@ struct Inner {
     own_sinks: OwnSinks,
     /// Messages that a link did not take yet.
     late: Mutex<HashMap<Member, VecDeque<Bytes>>>,
+    /// Long messages of others that are not all there yet.
+    pieces: Pieces,
     /// A fence may be known now.
     asserted: Notify,
     /// The node may act again, or never again.
@@ -145,6 +149,7 @@ impl ClusterLocks {
             calls: Mutex::default(),
             own_sinks: OwnSinks::default(),
             late: Mutex::default(),
+            pieces: Pieces::default(),
             asserted: Notify::new(),
             thawed: Notify::new(),
             woken: Notify::new(),
@@ -274,6 +279,7 @@ impl ClusterHandler for ClusterLocks {
             ClusterEvent::NodeDown(member) => {
                 inner.members_changed(|members| members.remove(&member));
                 inner.late.lock().remove(&member);
+                inner.pieces.forget(member);
                 inner.calls.lock().retain(|_, called| called.to != member);
                 inner.step_all(&Event::NodeDown(member));
             }

@@ -47,6 +47,8 @@ pub enum Mutant {
     NoFence,
     /// What a node knows of a document counts in later terms too.
     NoTerm,
+    /// What a node has at a coordinator goes without the answers that it has not heard.
+    Forgetful,
     /// Nodes do not hear what a renewal says of tokens that were taken away.
     DeafRenewal,
 }

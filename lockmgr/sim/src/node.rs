@@ -49,8 +49,6 @@ pub(crate) struct Node {
     pub(crate) requests: BTreeMap<RequestId, (u64, Op)>,
     pub(crate) next_request: u64,
     pub(crate) parts: u64,
-    /// Own clients' locks that this node has heard of; others in a copy were never told to anybody.
-    pub(crate) known: BTreeSet<(u64, ClientId)>,
     /// What clients hold, as they were told; `true`: exclusively.
     pub(crate) held: BTreeMap<u64, BTreeMap<ClientId, bool>>,
     /// Owners' epochs that the token machine was told.
@@ -93,7 +91,6 @@ impl Node {
             requests: BTreeMap::new(),
             next_request: 0,
             parts: 0,
-            known: BTreeSet::new(),
             held: BTreeMap::new(),
             told: vec![ShardEpoch(0); usize::from(SHARDS)],
             effects: VecDeque::new(),

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use sluice_lockmgr::{EpochRegistry, JoinRequest, Member, RegistryTime, Revocation};
-use sluice_lockmgr_cluster::core::{Event as TokenEvent, TokenMessage};
+use sluice_lockmgr_cluster::core::{Event as TokenEvent, RequestId, TokenMessage};
 use sluice_lockmgr_cluster::membership::{Held, Input};
 
 use crate::database::{Commit, Committed, Database};
 use crate::faults::Fault;
-use crate::gate::ClientId;
+use crate::gate::{ClientId, Op};
 use crate::node::{Clock, Node};
 use crate::random::Random;
 use crate::{Plan, Report, Violation};
@@ -39,6 +39,14 @@ pub(crate) enum Event {
     Input(Member, Input),
     /// The token machine hears something.
     Tokens(Member, TokenEvent),
+    /// An answer to another node's request is given.
+    Say {
+        at: Member,
+        document: u64,
+        from: Member,
+        request: RequestId,
+        op: Op,
+    },
     /// A client goes on; the owner says for which of its operations this was meant.
     Client(Member, usize, ClientId),
     /// The next fault.
@@ -257,6 +265,13 @@ impl World {
             Event::Answer(member, answer) => self.answered(member, answer),
             Event::Input(member, input) => self.input(member, input),
             Event::Tokens(member, event) => self.tokens(member, event),
+            Event::Say {
+                at,
+                document,
+                from,
+                request,
+                op,
+            } => self.say(at, document, from, request, op),
             Event::Client(member, client, owner) => self.client_goes_on(member, client, owner),
             Event::Fault => self.fault(),
             Event::DatabaseUp => {
@@ -278,6 +293,7 @@ impl World {
             Event::Answer(member, _) => 4 + member.epoch.0 * 47,
             Event::Input(member, _) => 5 + member.epoch.0 * 53,
             Event::Tokens(member, _) => 6 + member.epoch.0 * 59,
+            Event::Say { at, .. } => 9 + at.epoch.0 * 67,
             Event::Client(member, client, _) => 7 + member.epoch.0 * 61 + *client as u64,
             _ => 8,
         };
@@ -475,6 +491,7 @@ impl Event {
     fn member(&self) -> Option<Member> {
         match self {
             Event::Deliver { to, .. } => Some(*to),
+            Event::Say { at, .. } => Some(*at),
             Event::Tick(member)
             | Event::Call(member, _)
             | Event::Answer(member, _)

@@ -71,6 +71,37 @@ fn a_cache_that_outlives_its_term_is_found() {
     assert!(is_found(Mutant::NoTerm).is_some());
 }
 
+/// Coordinators that die often, of documents for which many clients of each node wait.
+fn crowded(seed: u64, mutant: Mutant) -> Plan {
+    Plan {
+        documents: 2,
+        clients: 6,
+        mutant,
+        faults: Faults {
+            kill: 3,
+            cut: 1,
+            every_ms: 1_500,
+            ..Faults::none()
+        },
+        ..Plan::new(seed, 4_000)
+    }
+}
+
+#[test]
+fn a_lock_that_is_asked_for_again_after_its_coordinator_died_is_taken_once() {
+    for seed in 1..=number("SLUICE_SIM_SEEDS", 12) {
+        if let Err(violation) = run(&crowded(seed, Mutant::None)) {
+            panic!("{violation}");
+        }
+    }
+}
+
+#[test]
+fn a_request_that_is_carried_out_twice_is_found() {
+    let found = (1..=12).find_map(|seed| run(&crowded(seed, Mutant::Forgetful)).err());
+    assert_eq!(found.map(|v| v.invariant), Some("I10 once"));
+}
+
 /// Nodes that keep their lease and answer nobody, on documents that mostly one node uses.
 fn deaf(seed: u64, mutant: Mutant) -> Plan {
     Plan {

@@ -17,12 +17,12 @@ use crate::{
     Protocol, Residence, ResourceId, RevokeReason, ShareMode, Ticket, Waiting,
 };
 
-const DOC: u64 = 5;
-const HOME: MemberId = MemberId(1);
-const OTHER: MemberId = MemberId(2);
+pub(super) const DOC: u64 = 5;
+pub(super) const HOME: MemberId = MemberId(1);
+pub(super) const OTHER: MemberId = MemberId(2);
 
 #[derive(Default)]
-struct TestClock(AtomicU64);
+pub(super) struct TestClock(pub(super) AtomicU64);
 
 impl Clock for TestClock {
     fn now(&self) -> Now {
@@ -32,7 +32,7 @@ impl Clock for TestClock {
 
 /// Says for every open who asked for its sink, and hears for all of them.
 #[derive(Default)]
-struct Host {
+pub(super) struct Host {
     told: Mutex<Vec<String>>,
     abandoned: Mutex<Vec<OpenId>>,
     unused: Mutex<Vec<(MemberId, Ticket)>>,
@@ -66,14 +66,14 @@ impl GateHost for HostOf {
     }
 }
 
-struct Node {
-    locks: GatedLocks,
-    clock: Arc<TestClock>,
+pub(super) struct Node {
+    pub(super) locks: GatedLocks,
+    pub(super) clock: Arc<TestClock>,
     host: Arc<Host>,
     _host_of: Arc<dyn GateHost>,
 }
 
-fn node(me: MemberId) -> Node {
+pub(super) fn node(me: MemberId) -> Node {
     let clock = Arc::new(TestClock::default());
     let host = Arc::new(Host::default());
     let host_of: Arc<dyn GateHost> = Arc::new(HostOf(Arc::clone(&host)));
@@ -88,7 +88,7 @@ fn node(me: MemberId) -> Node {
     }
 }
 
-fn request(member: MemberId, client: u64, share: ShareMode) -> OpenRequest {
+pub(super) fn request(member: MemberId, client: u64, share: ShareMode) -> OpenRequest {
     let mut actor = actor(Protocol::Smb, client, "u");
     actor.client = ClientId(u64::from(member.0) << MEMBER_SHIFT | client);
     let mut request = OpenRequest::new(ResourceId::main(DOC), actor, Access::WRITE);
@@ -102,7 +102,7 @@ fn waiting(member: MemberId, client: u64) -> Op {
     Op::open(request)
 }
 
-fn done(begun: Result<Begun, NotHere>) -> OpAnswer {
+pub(super) fn done(begun: Result<Begun, NotHere>) -> OpAnswer {
     match begun {
         Ok(Begun::Done(answer)) => answer,
         Ok(Begun::Waiting(_)) => panic!("must not wait"),
@@ -110,18 +110,18 @@ fn done(begun: Result<Begun, NotHere>) -> OpAnswer {
     }
 }
 
-fn waits(begun: Result<Begun, NotHere>) -> Waiting {
+pub(super) fn waits(begun: Result<Begun, NotHere>) -> Waiting {
     match begun {
         Ok(Begun::Waiting(waiting)) => waiting,
         _ => panic!("must wait"),
     }
 }
 
-fn opened(begun: Result<Begun, NotHere>) -> Opened {
+pub(super) fn opened(begun: Result<Begun, NotHere>) -> Opened {
     done(begun).opened().expect("granted")
 }
 
-fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
+pub(super) fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
@@ -411,11 +411,11 @@ fn tokens_that_nobody_uses_are_found_and_parts_are_by_node() {
     let unused = home.locks.idle_documents(Duration::from_secs(10), 10);
     assert_eq!(unused, [DOC + 1]);
     assert!(home.locks.close_if_idle(DOC + 1));
-    let (first, mine) = home.locks.part_of(DOC, HOME).expect("here");
+    let (first, mine) = home.locks.part_of(DOC, HOME, None).expect("here");
     assert!(mine.is_none());
-    let (second, theirs) = home.locks.part_of(DOC, OTHER).expect("here");
+    let (second, theirs) = home.locks.part_of(DOC, OTHER, None).expect("here");
     assert!(second > first && theirs.is_some());
     let relinquished = home.locks.relinquish(DOC).expect("was here");
     assert!(relinquished.state.is_none());
-    assert!(home.locks.part_of(DOC, OTHER).is_none());
+    assert!(home.locks.part_of(DOC, OTHER, None).is_none());
 }

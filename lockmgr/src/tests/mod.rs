@@ -1,5 +1,6 @@
 //! Tests of the rules as a whole: scenario files, the matrix, a naive model, the service.
 
+mod asked_again;
 mod caches;
 mod gate;
 mod matrix;

@@ -105,6 +105,7 @@ impl Inner {
             }
             if let Ok(answer) = self.try_here(&op, Some(ticket)).await {
                 given.settle();
+                self.keep_or_forget(&op, ticket, &answer);
                 // The table has the sink now.
                 if let Some((open, _)) = &heard {
                     self.own_sinks.forget(*open);

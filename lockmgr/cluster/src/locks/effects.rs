@@ -27,7 +27,7 @@ impl Inner {
                 self.resolve(request, Resolved::Answer(answer));
             }
             // Whoever gives a call up closes what it may have been granted by its number, and a call that is asked twice
-            // is granted the same open twice: nothing is left to undo.
+            // is answered twice and carried out once: nothing is left to undo.
             Effect::Undo { .. } => {}
             Effect::Tell { tell, .. } => {
                 if let Some(tell) = decode::<Tell>(&tell, "notice") {
@@ -48,6 +48,7 @@ impl Inner {
                 let gone = self.evaluating.lock().remove(&(from, request));
                 if let Some(evaluation) = gone {
                     self.locks.give_up(document, evaluation.ticket);
+                    self.locks.answer_sent(document, evaluation.ticket);
                 }
             }
             Effect::ForceFence {
@@ -192,7 +193,7 @@ impl Inner {
             }));
         }
         match self.locks.begin(&op, Some(ticket)) {
-            Ok(Begun::Done(answer)) => self.answer(document, from, request, &op, &answer),
+            Ok(Begun::Done(answer)) => self.answer(from, request, (ticket, &op), &answer),
             Ok(Begun::Waiting(waiting)) => {
                 let inner = Arc::clone(self);
                 let number = self.number();
@@ -205,7 +206,7 @@ impl Inner {
                         return;
                     }
                     match answer {
-                        Ok(answer) => inner.answer(document, from, request, &op, &answer),
+                        Ok(answer) => inner.answer(from, request, (ticket, &op), &answer),
                         Err(NotHere { .. }) => inner.unanswered(document, from, request, bytes),
                     }
                 });
@@ -237,16 +238,21 @@ impl Inner {
 
     fn answer(
         self: &Arc<Self>,
-        document: u64,
         from: Member,
         request: RequestId,
-        op: &Op,
+        (ticket, op): (Ticket, &Op),
         answer: &OpAnswer,
     ) {
-        let part = changes(op, answer)
-            .then(|| self.part(document, from.id))
+        let document = op.document();
+        let changes = op.changes(answer);
+        let part = changes
+            .then(|| self.part(document, from.id, Some(ticket)))
             .flatten();
         self.answered(document, from, request, encode(answer), part);
+        if changes {
+            // The machine has it: all that it says from now on comes after it.
+            self.locks.answer_sent(document, ticket);
+        }
     }
 
     fn answered(
@@ -267,8 +273,9 @@ impl Inner {
         self.step(document, event);
     }
 
-    fn part(&self, document: u64, member: MemberId) -> Option<Part> {
-        let (version, state) = self.locks.part_of(document, member)?;
+    /// `answered`: the call whose answer it goes with.
+    fn part(&self, document: u64, member: MemberId, answered: Option<Ticket>) -> Option<Part> {
+        let (version, state) = self.locks.part_of(document, member, answered)?;
         let state = state.map(|state| encode(&state));
         Some(Part { version, state })
     }
@@ -276,7 +283,7 @@ impl Inner {
     /// The table has something to say to another node's client.
     pub(super) fn told(self: &Arc<Self>, document: u64, member: MemberId, tell: &Tell) {
         let Some(to) = self.live(member) else { return };
-        let part = self.part(document, member);
+        let part = self.part(document, member, None);
         let event = Event::Told {
             document,
             to,
@@ -316,21 +323,4 @@ impl Inner {
             inner.step(document, fenced);
         });
     }
-}
-
-/// Whether an answer may have changed what the asking node's clients have.
-fn changes(op: &Op, answer: &OpAnswer) -> bool {
-    let refused = matches!(
-        answer,
-        OpAnswer::Opened(Err(_))
-            | OpAnswer::Done(Err(_))
-            | OpAnswer::Unlocked(Err(_))
-            | OpAnswer::Acknowledged(Err(_))
-    );
-    let reads = match op {
-        Op::Io { .. } | Op::State(_) | Op::TestOwned(_) | Op::Explain(_) => true,
-        Op::IoWithoutOpen(request) => request.place.is_none(),
-        _ => false,
-    };
-    !refused && !reads
 }

@@ -29,6 +29,8 @@ pub(super) enum PeerMessage {
     Ping(u64),
     /// The answer.
     Pong(u64),
+    /// Of a message that is longer than a link carries; nothing else comes in between.
+    Piece { last: bool, bytes: Bytes },
 }
 
 /// A question to another node.

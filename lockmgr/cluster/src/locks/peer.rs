@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::Inner;
 use super::message::{Call, PeerMessage, Reply};
+use super::pieces::{self, WHOLE_MAX_BYTES};
 use super::sinks::StandIn;
 use crate::core::Event;
 use crate::transport::{MESSAGE_MAX_BYTES, SendError};
@@ -31,25 +32,35 @@ pub(super) struct Called {
 impl Inner {
     pub(super) fn send(&self, to: Member, message: &PeerMessage) {
         let bytes = message.to_bytes();
-        if bytes.len() > MESSAGE_MAX_BYTES {
-            tracing::error!(%to, length = bytes.len(), "a message to a node is longer than a link carries, and is not sent");
+        if bytes.len() <= MESSAGE_MAX_BYTES {
+            self.send_all(to, std::iter::once(bytes));
+        } else if bytes.len() <= WHOLE_MAX_BYTES {
+            tracing::debug!(%to, length = bytes.len(), "a long message goes in pieces");
+            self.send_all(to, pieces::cut(&bytes));
+        } else {
+            tracing::error!(%to, length = bytes.len(), "a message to a node is too long, and is not sent; lower the limits of opens and ranges of a document");
             // Whoever asked must not wait for ever. A document whose state does not come is taken away by force.
             if let PeerMessage::Reply(number, _) = message {
                 self.send(to, &PeerMessage::Reply(*number, Reply::Done(false)));
             }
-            return;
         }
+    }
+
+    /// Sends messages with nothing in between.
+    fn send_all(&self, to: Member, messages: impl Iterator<Item = Bytes>) {
         let mut late = self.late.lock();
-        if let Some(queue) = late.get_mut(&to) {
-            queue.push_back(bytes);
-            return;
-        }
-        match self.peers.send(to, bytes.clone()) {
-            Ok(()) => {}
-            Err(SendError::NotAMember) => tracing::debug!(%to, "not sent to a former member"),
-            Err(error @ SendError::TooLarge) => tracing::error!(%to, %error, "not sent"),
-            Err(SendError::Full) => {
-                late.entry(to).or_default().push_back(bytes);
+        for bytes in messages {
+            if let Some(queue) = late.get_mut(&to) {
+                queue.push_back(bytes);
+                continue;
+            }
+            match self.peers.send(to, bytes.clone()) {
+                Ok(()) => {}
+                Err(SendError::NotAMember) => tracing::debug!(%to, "not sent to a former member"),
+                Err(error @ SendError::TooLarge) => tracing::error!(%to, %error, "not sent"),
+                Err(SendError::Full) => {
+                    late.entry(to).or_default().push_back(bytes);
+                }
             }
         }
     }
@@ -93,6 +104,12 @@ impl Inner {
             Some(PeerMessage::Ping(number)) => self.pinged(from, number),
             Some(PeerMessage::Pong(number)) => self.ears.ponged(from, number),
             Some(PeerMessage::LeaseUnused(lease, by)) => self.locks.leave_lease(lease, by),
+            Some(PeerMessage::Piece { last, bytes }) => {
+                // No piece holds pieces: a whole message is shorter than that.
+                if let Some(whole) = self.pieces.take(from, last, &bytes) {
+                    self.received(from, &whole);
+                }
+            }
             None => {}
         }
     }

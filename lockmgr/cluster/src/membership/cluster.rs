@@ -29,7 +29,7 @@ use super::driver::{Driver, Milestones, bounded};
 use super::machine::{Input, Machine, Phase, Timing};
 use crate::transport::handshake::ClusterSecret;
 use crate::transport::links::{LinkNote, Links, Shared};
-use crate::transport::{PEER_PROTOCOL, Peers, Stranger, Transport};
+use crate::transport::{Peers, Speaks, Stranger, Transport};
 
 /// Pause between two attempts to join.
 const JOIN_RETRY: Duration = Duration::from_millis(200);
@@ -50,6 +50,8 @@ pub struct JoinOptions {
     pub patience: Duration,
     /// The clock of the own lease.
     pub clock: Arc<dyn LeaseClock>,
+    /// Versions of the peer protocol; another than [`Speaks::OURS`] is for tests.
+    pub speaks: Speaks,
 }
 
 impl JoinOptions {
@@ -64,6 +66,7 @@ impl JoinOptions {
             expected: None,
             patience: Duration::from_secs(20),
             clock: Arc::new(BootClock),
+            speaks: Speaks::OURS,
         }
     }
 }
@@ -108,6 +111,8 @@ pub struct PeerStatus {
     pub connected: bool,
     /// Shards that it coordinates.
     pub shards: usize,
+    /// The version of the peer protocol on the link, once it was connected.
+    pub protocol: Option<u32>,
 }
 
 /// This node's own view of the cluster.
@@ -178,6 +183,7 @@ impl Cluster {
         let validity = Arc::new(Validity::new(Arc::clone(&options.clock)));
         let shared = Shared {
             me: joined.member,
+            speaks: options.speaks,
             cluster: id,
             transport,
             registry: Arc::clone(&registry),
@@ -322,6 +328,7 @@ impl Cluster {
                 member,
                 connected: self.links.is_connected(member),
                 shards: owned(member),
+                protocol: self.links.protocol(member),
             })
             .collect();
         let standing = match machine.phase() {
@@ -360,7 +367,7 @@ async fn join_once(
     let proposed = ClusterIdentity {
         id: fresh,
         secret_proof: options.secret.identity_proof(&fresh),
-        schema: PEER_PROTOCOL,
+        schema: options.speaks.oldest,
     };
     let identity = bounded(registry.identity(&proposed)).await?;
     check_identity(options, &identity)?;
@@ -385,10 +392,15 @@ fn check_identity(options: &JoinOptions, identity: &ClusterIdentity) -> Result<(
             u128::from_be_bytes(identity.id)
         ));
     }
-    if identity.schema != PEER_PROTOCOL {
+    // All members speak the version that the cluster began with, so any two have one in common.
+    let (ours, theirs) = (options.speaks, identity.schema);
+    let began = Speaks {
+        oldest: theirs,
+        newest: theirs,
+    };
+    if ours.common(began).is_none() {
         return wrong(format!(
-            "the cluster has peer protocol {}, this node {PEER_PROTOCOL}",
-            identity.schema
+            "the cluster has peer protocol {theirs}, this node speaks {ours}: use a version of the program that speaks {theirs} too"
         ));
     }
     if !options

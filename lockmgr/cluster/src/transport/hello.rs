@@ -1,5 +1,6 @@
 //! The first words on a fresh connection: who calls whom, for what, and how far the link between the two is.
 
+use std::fmt;
 use std::io;
 
 use bytes::{BufMut, BytesMut};
@@ -9,15 +10,46 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{DialError, Duplex};
 
-/// Version of the frames and of the messages in them; nodes with another one don't talk.
-pub const PEER_PROTOCOL: u32 = 1;
+/// Versions of the peer protocol (the frames and the messages in them) that a program speaks. On each link the highest that both
+/// ends speak is used, so that nodes of two releases work together while a cluster is upgraded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Speaks {
+    /// The oldest.
+    pub oldest: u32,
+    /// The newest.
+    pub newest: u32,
+}
+
+impl Speaks {
+    /// This program's.
+    pub const OURS: Speaks = Speaks {
+        oldest: 1,
+        newest: 1,
+    };
+
+    /// What two that meet speak.
+    #[must_use]
+    pub fn common(self, other: Speaks) -> Option<u32> {
+        let highest = self.newest.min(other.newest);
+        (highest >= self.oldest.max(other.oldest)).then_some(highest)
+    }
+}
+
+impl fmt::Display for Speaks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.oldest == self.newest {
+            true => write!(f, "{}", self.newest),
+            false => write!(f, "{} to {}", self.oldest, self.newest),
+        }
+    }
+}
 
 const HELLO_MAX_BYTES: usize = 256;
 
-/// What the caller says.
+/// What the caller says. These fields stay as they are in all versions; more may follow, which older ones do not read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Hello {
-    pub protocol: u32,
+    pub speaks: Speaks,
     pub cluster: [u8; 16],
     pub from: Member,
     pub to: Member,
@@ -36,7 +68,11 @@ pub(crate) enum Purpose {
 /// What the called one answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Welcome {
-    Link { received: u64 },
+    /// `protocol`: the version that both speak from now on.
+    Link {
+        received: u64,
+        protocol: u32,
+    },
     CalledBack,
     Refused(Refusal),
 }
@@ -44,8 +80,8 @@ pub(crate) enum Welcome {
 /// Why a caller that knows the secret is turned away all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub(crate) enum Refusal {
-    #[error("the other end speaks another version of the peer protocol")]
-    Protocol,
+    #[error("the other end speaks peer protocol {0} only; upgrade the older of the two nodes")]
+    Protocol(Speaks),
     #[error("the other end belongs to another cluster")]
     OtherCluster,
     #[error("another incarnation or another node answers at this address")]

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::hello::{Hello, PEER_PROTOCOL, Purpose, Refusal, Welcome, read_word, write_word};
+use super::hello::{Hello, Purpose, Refusal, Speaks, Welcome, read_word, write_word};
 use super::peer::PeerLink;
 use super::{DialError, Incoming, PeerStream, Peers, SendError, Stranger, Transport};
 use crate::membership::{ClusterHandler, Validity};
@@ -43,6 +43,7 @@ pub enum LinkNote {
 /// What all links share.
 pub(crate) struct Shared {
     pub me: Member,
+    pub speaks: Speaks,
     pub cluster: [u8; 16],
     pub transport: Arc<dyn Transport>,
     pub registry: Arc<dyn EpochRegistry>,
@@ -63,7 +64,7 @@ impl Shared {
 
     pub(crate) fn hello(&self, to: Member, purpose: Purpose) -> Hello {
         Hello {
-            protocol: PEER_PROTOCOL,
+            speaks: self.speaks,
             cluster: self.cluster,
             from: self.me,
             to,
@@ -143,6 +144,11 @@ impl Links {
 
     pub(crate) fn peer(&self, member: Member) -> Option<Arc<PeerLink>> {
         self.peers.read().get(&member).cloned()
+    }
+
+    /// The version of the peer protocol in which it was spoken last with a member.
+    pub(crate) fn protocol(&self, member: Member) -> Option<u32> {
+        self.peer(member)?.protocol()
     }
 
     pub(crate) fn is_connected(&self, member: Member) -> bool {
@@ -226,17 +232,19 @@ impl Links {
             tracing::debug!(remote = %stream.remote, %error, "a caller was gone before the answer");
             return;
         }
-        if let Some((peer, received)) = link {
-            peer.install(stream, received);
+        if let Some((peer, received, protocol)) = link {
+            peer.install(stream, received, protocol);
         }
     }
 
-    fn decide(&self, hello: &Hello, remote: &str) -> (Welcome, Option<(Arc<PeerLink>, u64)>) {
+    fn decide(&self, hello: &Hello, remote: &str) -> (Welcome, Option<(Arc<PeerLink>, u64, u32)>) {
         let refuse = |refusal| (Welcome::Refused(refusal), None);
-        if hello.protocol != PEER_PROTOCOL {
-            self.turned_away(hello, remote, "speaks another peer protocol");
-            return refuse(Refusal::Protocol);
-        }
+        let ours = self.shared.speaks;
+        let Some(protocol) = ours.common(hello.speaks) else {
+            let why = format!("speaks peer protocol {}, this node {ours}", hello.speaks);
+            self.turned_away(hello, remote, &why);
+            return refuse(Refusal::Protocol(ours));
+        };
         if hello.cluster != self.shared.cluster {
             self.turned_away(hello, remote, "belongs to another cluster");
             return refuse(Refusal::OtherCluster);
@@ -257,7 +265,13 @@ impl Links {
             return refuse(Refusal::Unknown);
         };
         match peer.may_be_called() {
-            Some(ours) => (Welcome::Link { received: ours }, Some((peer, received))),
+            Some(ours) => {
+                let welcome = Welcome::Link {
+                    received: ours,
+                    protocol,
+                };
+                (welcome, Some((peer, received, protocol)))
+            }
             None => refuse(Refusal::Busy),
         }
     }

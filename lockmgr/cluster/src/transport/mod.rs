@@ -10,7 +10,7 @@ mod peer;
 mod relay;
 pub mod tcp;
 
-pub use hello::PEER_PROTOCOL;
+pub use hello::Speaks;
 
 use async_trait::async_trait;
 use bytes::Bytes;

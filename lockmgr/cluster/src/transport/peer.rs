@@ -51,6 +51,8 @@ pub(super) struct Inner {
     pub relaying: bool,
     /// The own call has said hello and waits for the answer.
     greeting: bool,
+    /// The version of the peer protocol that both ends speak, once they have met.
+    protocol: Option<u32>,
 }
 
 /// Whether what comes from the peer is handed over.
@@ -89,6 +91,7 @@ impl PeerLink {
                 current: CancellationToken::new(),
                 relaying: false,
                 greeting: false,
+                protocol: None,
             }),
             delivery: Mutex::new(Delivery::NotYet),
             wake: Notify::new(),
@@ -132,6 +135,11 @@ impl PeerLink {
         self.inner.lock().wire == Wire::Connection
     }
 
+    /// The version of the peer protocol that both ends speak.
+    pub(super) fn protocol(&self) -> Option<u32> {
+        self.inner.lock().protocol
+    }
+
     /// How far the link is, for a caller; nothing while the own call goes first: of two that call each other the lower wins.
     pub(super) fn may_be_called(&self) -> Option<u64> {
         if *self.delivery.lock() != Delivery::Open {
@@ -143,7 +151,7 @@ impl PeerLink {
     }
 
     /// A connection stands and both ends know how far the other is; it replaces an earlier one.
-    pub(super) fn install(self: &Arc<Self>, stream: PeerStream, peer_received: u64) {
+    pub(super) fn install(self: &Arc<Self>, stream: PeerStream, peer_received: u64, protocol: u32) {
         let current = self.closed.child_token();
         let generation = {
             let mut inner = self.inner.lock();
@@ -154,6 +162,7 @@ impl PeerLink {
             inner.current.cancel();
             inner.current = current.clone();
             inner.wire = Wire::Connection;
+            inner.protocol = Some(protocol);
             inner.generation += 1;
             inner.generation
         };
@@ -348,8 +357,8 @@ impl PeerLink {
         };
         let _greeting = Greeting(self);
         match self.shared.greet(&mut stream, &hello).await? {
-            Welcome::Link { received } => {
-                self.install(stream, received);
+            Welcome::Link { received, protocol } => {
+                self.install(stream, received, protocol);
                 Ok(())
             }
             _ => Err(DialError::Rejected("an answer to another question".into())),

@@ -14,7 +14,7 @@ use super::channel::{ChannelNet, Way};
 use super::handshake::{Authenticator, ClusterSecret};
 use super::links::{LinkNote, Links, Shared};
 use super::tcp::TcpTransport;
-use super::{DialError, Peers, SendError, Transport};
+use super::{DialError, Peers, SendError, Speaks, Transport};
 use crate::membership::{BootClock, ClusterEvent, ClusterHandler, Validity};
 use crate::registry::{Door, MemoryRegistry};
 
@@ -46,6 +46,15 @@ impl Node {
         transport: Arc<dyn Transport>,
         address: &str,
     ) -> Node {
+        Self::start_speaking(registry, transport, address, Speaks::OURS).await
+    }
+
+    async fn start_speaking(
+        registry: &MemoryRegistry,
+        transport: Arc<dyn Transport>,
+        address: &str,
+        speaks: Speaks,
+    ) -> Node {
         let door = registry.door();
         let request = JoinRequest {
             name: address.to_owned(),
@@ -59,6 +68,7 @@ impl Node {
         let links = Links::new(
             Shared {
                 me: joined.member,
+                speaks,
                 cluster: [7; 16],
                 transport,
                 registry: Arc::<Door>::clone(&door),
@@ -122,6 +132,27 @@ async fn tcp(registry: &MemoryRegistry) -> Node {
         .unwrap();
     let address = transport.local_addr().to_string();
     Node::start(registry, Arc::new(transport), &address).await
+}
+
+#[tokio::test]
+async fn a_caller_without_a_common_version_is_told_what_is_spoken() {
+    let (net, registry) = (ChannelNet::default(), MemoryRegistry::new(SOON));
+    let speaks = |oldest, newest| Speaks { oldest, newest };
+    let a = Node::start_speaking(&registry, net.transport("a"), "a", speaks(1, 2)).await;
+    let b = Node::start_speaking(&registry, net.transport("b"), "b", speaks(3, 4)).await;
+    let refused = a.links.call_back(b.member, "b").await;
+    let Err(DialError::Rejected(why)) = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(why.contains("speaks peer protocol 3 to 4 only"), "{why}");
+    let told = b.links.strangers();
+    assert_eq!(told.len(), 1);
+    assert!(
+        told[0]
+            .reason
+            .contains("speaks peer protocol 1 to 2, this node 3 to 4"),
+        "{told:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -16,7 +16,7 @@ use sluice_lockmgr_cluster::core::TokenOptions;
 use sluice_lockmgr_cluster::locks::{ClusterLocks, ClusterOptions};
 use sluice_lockmgr_cluster::membership::{ClusterEvent, ClusterHandler};
 use sluice_lockmgr_cluster::registry::MemoryRegistry;
-use sluice_lockmgr_cluster::transport::{Peers, SendError};
+use sluice_lockmgr_cluster::transport::{MESSAGE_MAX_BYTES, Peers, SendError};
 
 #[derive(Default)]
 pub struct TestClock(AtomicU64);
@@ -43,6 +43,9 @@ impl Peers for TestPeers {
         self.acts.load(Ordering::SeqCst)
     }
     fn send(&self, to: Member, message: Bytes) -> Result<(), SendError> {
+        if message.len() > MESSAGE_MAX_BYTES {
+            return Err(SendError::TooLarge);
+        }
         self.mail.lock().push_back((self.me, to, message));
         Ok(())
     }

@@ -7,9 +7,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use sluice_lockmgr::{
-    Access, BreakAck, BreakNotice, CacheRequest, CacheSink, Closed, Denial, GrantKey, LockHost,
-    LockService, Member, Note, OnConflict, OpenRef, OpenRequest, Opened, OplockLevel, Protocol,
-    ResourceId, RevokeReason, ShareMode,
+    Access, BreakAck, BreakNotice, ByteRange, CacheRequest, CacheSink, Closed, Denial, GrantKey,
+    Holder, LockHost, LockService, Member, Note, OnConflict, OpenRef, OpenRequest, Opened,
+    OplockLevel, Protocol, RangeLock, RangeNotLocked, RangeRequest, ResourceId, RevokeReason,
+    ShareMode,
 };
 use sluice_lockmgr_cluster::membership::{ClusterEvent, ClusterHandler};
 
@@ -323,4 +324,112 @@ impl CacheSink for Breaks {
         self.1.fetch_add(1, Ordering::SeqCst);
     }
     fn on_cache_revoked(&self, _: ResourceId, _: GrantKey, _: RevokeReason) {}
+}
+
+fn range(offset: u64) -> ByteRange {
+    ByteRange::new(offset, 10).expect("a range")
+}
+
+/// Waits for these bytes of an open, exclusively.
+fn lock(
+    cluster: &Cluster,
+    at: usize,
+    open: OpenRef,
+    offsets: &[u64],
+) -> tokio::task::JoinHandle<Result<(), Denial>> {
+    let exclusive = |offset: &u64| RangeLock {
+        range: range(*offset),
+        exclusive: true,
+    };
+    let request = RangeRequest {
+        open,
+        locks: offsets.iter().map(exclusive).collect(),
+        on_conflict: OnConflict::Wait(None),
+    };
+    let locks = cluster.nodes[at].locks.clone();
+    tokio::spawn(async move { locks.lock(request).await })
+}
+
+async fn unlock(
+    cluster: &mut Cluster,
+    at: usize,
+    open: OpenRef,
+    offset: u64,
+) -> Result<(), RangeNotLocked> {
+    let locks = cluster.nodes[at].locks.clone();
+    let unlocked = cluster.run(async move { locks.unlock(open, range(offset)).await });
+    unlocked.await.expect("an answer")
+}
+
+/// Two ranges are granted at one moment. The first answer tells their node of both; the coordinator dies before the second.
+#[tokio::test]
+async fn a_range_that_is_asked_for_again_after_its_coordinator_died_is_locked_once() {
+    let mut c = cluster();
+    let shared = |at, client| request(at, client, Access::WRITE, ShareMode::ALL);
+    let mut opens = Vec::new();
+    for (at, client) in [(2, 1), (1, 2), (1, 3)] {
+        let opened = open(&mut c, at, shared(at, client))
+            .await
+            .expect("an answer");
+        opens.push(opened.expect("granted").open);
+    }
+    let both = lock(&c, 2, opens[0], &[0, 10]);
+    c.settle().await;
+    assert!(both.is_finished());
+    let first = lock(&c, 1, opens[1], &[0]);
+    let second = lock(&c, 1, opens[2], &[10]);
+    c.settle().await;
+    assert!(!first.is_finished() && !second.is_finished());
+
+    let locks = c.nodes[2].locks.clone();
+    let holder = opens[0];
+    tokio::spawn(async move { locks.close(holder).await });
+    for _ in 0..1_000 {
+        if first.is_finished() || second.is_finished() {
+            break;
+        }
+        tokio::task::yield_now().await;
+        c.deliver_one(0);
+        tokio::task::yield_now().await;
+    }
+    assert!(first.is_finished() != second.is_finished());
+    c.kill(0);
+    c.settle().await;
+    for task in [first, second] {
+        assert!(task.is_finished(), "it does not wait for its own lock");
+        task.await.expect("no panic").expect("granted");
+    }
+    for (open, offset) in [(opens[1], 0), (opens[2], 10)] {
+        assert_eq!(unlock(&mut c, 1, open, offset).await, Ok(()));
+        assert_eq!(unlock(&mut c, 1, open, offset).await, Err(RangeNotLocked));
+    }
+}
+
+#[tokio::test]
+async fn a_state_longer_than_a_link_carries_arrives_all_the_same() {
+    let mut c = cluster();
+    let long = |at, client| {
+        let mut request = request(at, client, Access::READ, ShareMode::ALL);
+        request.actor.holder = Arc::new(Holder {
+            path: "p".repeat(1 << 20),
+            ..Holder::clone(&request.actor.holder)
+        });
+        request
+    };
+    for client in 0..70 {
+        let opened = open(&mut c, 1, long(1, client)).await.expect("an answer");
+        opened.expect("granted");
+    }
+    // Node 1 was alone: all that it has goes to the coordinator, and back to it as its copy.
+    let other = open(&mut c, 2, long(2, 1)).await.expect("an answer");
+    other.expect("granted");
+    let one_more = open(&mut c, 1, long(1, 100)).await.expect("an answer");
+    one_more.expect("granted");
+    c.kill(0);
+    c.settle().await;
+    let denied = open(&mut c, 2, exclusive(2, 2)).await.expect("an answer");
+    assert!(
+        matches!(denied, Err(Denial::Conflict(_))),
+        "nothing is forgotten"
+    );
 }

@@ -5,4 +5,5 @@ pub mod coherent;
 pub mod fenced;
 pub mod lineage;
 pub mod liveness;
+pub mod once;
 pub mod single_writer;

@@ -3,10 +3,12 @@
 use std::fmt::Write as _;
 
 use sluice_lockmgr::{Member, MemberId, Revocation, shard_of};
-use sluice_lockmgr_cluster::core::{Body, Effect, Event as TokenEvent, Held, Part, RequestId};
+use sluice_lockmgr_cluster::core::{Body, Effect, Event as TokenEvent, Part, RequestId};
 
 use super::{Call, Event, World};
-use crate::gate::{ClientId, Gate, Holds, Op, Waiter, encode, holds_of, op_of, state_of};
+use crate::Mutant;
+use crate::gate::{ClientId, Gate, Op, Waiter, encode, entries_of, op_of, state_of};
+use crate::invariants;
 
 impl World {
     pub(super) fn tokens(&mut self, member: Member, event: TokenEvent) {
@@ -118,6 +120,10 @@ impl World {
             return false;
         };
         let answered = gate.apply(waiter);
+        let twice = gate.twice;
+        if let Err(what) = invariants::once::check(document, twice) {
+            self.violated("I10 once", what);
+        }
         self.answer_all(member, document, answered);
         true
     }
@@ -127,35 +133,67 @@ impl World {
             match waiter {
                 Waiter::Own(op) => self.told(member, document, op),
                 Waiter::Of(from, request, op) => {
-                    let Some(part) = self.part(member, document, from) else {
-                        continue;
-                    };
-                    let event = TokenEvent::Answered {
+                    let answer = Event::Say {
+                        at: member,
                         document,
                         from,
                         request,
-                        answer: encode(&op),
-                        part: Some(part),
+                        op,
                     };
-                    self.tokens(member, event);
+                    // Other tasks may be quicker, now and then by far.
+                    let wait = match self.random.below(40) {
+                        0 => self.random.between(10, 300),
+                        1..=8 => self.random.between(0, 6),
+                        _ => 0,
+                    };
+                    match wait {
+                        0 => self.say(member, document, from, request, op),
+                        wait => self.after(wait, answer),
+                    }
                 }
             }
         }
     }
 
-    fn part(&mut self, member: Member, document: u64, of: Member) -> Option<Part> {
+    /// The answer to another node's request is on its way.
+    pub(super) fn say(
+        &mut self,
+        member: Member,
+        document: u64,
+        from: Member,
+        request: RequestId,
+        op: Op,
+    ) {
+        let event = TokenEvent::Answered {
+            document,
+            from,
+            request,
+            answer: encode(&op),
+            part: self.part(member, document, from, op),
+        };
+        self.tokens(member, event);
+        if let Some(gate) = self
+            .node_mut(member)
+            .and_then(|n| n.gates.get_mut(&document))
+        {
+            gate.answered.remove(&op);
+        }
+    }
+
+    /// What a node's clients have, with the answers that it has not heard; `answered`: but for this one.
+    fn part(&mut self, member: Member, document: u64, of: Member, answered: Op) -> Option<Part> {
+        let forgetful = self.plan.mutant == Mutant::Forgetful;
         let node = self.node_mut(member)?;
         node.parts += 1;
-        let holds = node.gates.get(&document).map(|gate| &gate.holds);
-        let own: Holds = holds
-            .into_iter()
-            .flatten()
-            .filter(|(client, _)| client.0 == of.id)
-            .map(|(client, exclusive)| (*client, *exclusive))
-            .collect();
+        let gate = node.gates.get(&document)?;
+        let mut entries = gate.entries(|client| client.0 == of.id);
+        entries.answered.remove(&answered);
+        if forgetful {
+            entries.answered.clear();
+        }
         Some(Part {
             version: node.parts,
-            state: state_of(&own),
+            state: state_of(&entries),
         })
     }
 
@@ -166,46 +204,21 @@ impl World {
         };
         match op {
             Op::Lock(owner, exclusive) => {
-                node.known.insert((document, owner));
                 node.held
                     .entry(document)
                     .or_default()
                     .insert(owner, exclusive);
                 self.lock_granted(member, document, owner);
             }
-            Op::Unlock(owner) => {
-                node.known.remove(&(document, owner));
-            }
+            Op::Unlock(_) => {}
         }
-    }
-
-    /// Of the own clients' entries, those that they know of.
-    fn heard_of(&self, member: Member, document: u64, holds: Holds) -> Holds {
-        let Some(node) = self.node(member) else {
-            return holds;
-        };
-        let own = |client: &ClientId| client.0 == node.me.id;
-        holds
-            .into_iter()
-            .filter(|(client, _)| !own(client) || node.known.contains(&(document, *client)))
-            .collect()
     }
 
     // ---- effects ----
 
     fn carry_out(&mut self, member: Member, effect: Effect) {
         match effect {
-            Effect::Send { to, mut message } => {
-                if let Body::Report { claims, .. } = &mut message.body {
-                    for claim in claims {
-                        if let Held::Part(part) = &mut claim.held {
-                            let holds = self.heard_of(member, claim.document, holds_of(part));
-                            *part = encode(&holds);
-                        }
-                    }
-                }
-                self.send(member, to, message);
-            }
+            Effect::Send { to, message } => self.send(member, to, message),
             Effect::Forward {
                 to,
                 mut message,
@@ -243,14 +256,13 @@ impl World {
                 term,
                 states,
             } => {
-                let holds: Vec<Holds> = states
-                    .iter()
-                    .map(|state| self.heard_of(member, document, holds_of(state)))
-                    .collect();
+                let now = self.now;
                 if let Some(node) = self.node_mut(member) {
                     let gate = node.gates.entry(document).or_default();
                     gate.term = term;
-                    gate.holds.extend(holds.into_iter().flatten());
+                    for state in &states {
+                        gate.admit(entries_of(state), now);
+                    }
                 }
             }
             effect => self.carry_out_gate(member, effect),
@@ -262,7 +274,7 @@ impl World {
             Effect::Surrender { document, grant } => {
                 let state = self
                     .close(member, document)
-                    .and_then(|gate| state_of(&gate.holds));
+                    .and_then(|gate| state_of(&gate.entries(|_| true)));
                 let event = TokenEvent::Surrendered {
                     document,
                     grant,
@@ -274,9 +286,9 @@ impl World {
             }
             Effect::Release { document, grant } => {
                 let idle = self.node(member).is_some_and(|node| {
-                    node.gates
-                        .get(&document)
-                        .is_none_or(|gate| gate.holds.is_empty() && gate.waiters.is_empty())
+                    node.gates.get(&document).is_none_or(|gate| {
+                        gate.waiters.is_empty() && gate.entries(|_| true).is_empty()
+                    })
                 });
                 if idle && let Some(node) = self.node_mut(member) {
                     node.gates.remove(&document);
@@ -291,11 +303,9 @@ impl World {
             Effect::Look { document } => {
                 let gate = self.node(member).and_then(|n| n.gates.get(&document));
                 let holds = gate.into_iter().flat_map(|gate| gate.holds.keys());
-                let waits = gate.into_iter().flat_map(|gate| {
-                    gate.waiters.iter().map(|waiter| match waiter.op() {
-                        Op::Lock(client, _) | Op::Unlock(client) => client.0,
-                    })
-                });
+                let waits = gate
+                    .into_iter()
+                    .flat_map(|gate| gate.waiters.iter().map(|waiter| waiter.op().client().0));
                 let mut holders: Vec<MemberId> =
                     holds.map(|client| client.0).chain(waits).collect();
                 holders.sort();
@@ -304,13 +314,9 @@ impl World {
             }
             Effect::Return { document, only } => self.give_back(member, document, only),
             Effect::Relinquish { document } => {
-                let own: Holds = self
+                let part = self
                     .close(member, document)
-                    .into_iter()
-                    .flat_map(|gate| gate.holds)
-                    .filter(|(client, _)| client.0 == member.id)
-                    .collect();
-                let part = state_of(&own);
+                    .and_then(|gate| state_of(&gate.entries(|client| client.0 == member.id)));
                 self.tokens(member, TokenEvent::Relinquished { document, part });
             }
             Effect::Drop { document } => {
@@ -379,8 +385,9 @@ impl World {
         if let Some(node) = self.node_mut(member)
             && let Some(gate) = node.gates.get_mut(&document)
         {
-            gate.holds
-                .retain(|client, _| client.0 != dead.id || client.1 > dead.epoch.0);
+            let stays = |client: ClientId| client.0 != dead.id || client.1 > dead.epoch.0;
+            gate.holds.retain(|client, _| stays(*client));
+            gate.answered.retain(|op, _| stays(op.client()));
         }
         let gone = |waiter: &Waiter| matches!(waiter, Waiter::Of(from, ..) if *from == dead);
         self.forget(member, document, gone);
@@ -390,9 +397,6 @@ impl World {
     fn close(&mut self, member: Member, document: u64) -> Option<Gate> {
         let node = self.node_mut(member)?;
         let gate = node.gates.remove(&document)?;
-        let own = gate.holds.keys().filter(|client| client.0 == member.id);
-        let known: Vec<(u64, ClientId)> = own.map(|client| (document, *client)).collect();
-        node.known.extend(known);
         for waiter in &gate.waiters {
             match waiter {
                 Waiter::Own(op) => self.ask(member, document, *op),
@@ -418,7 +422,7 @@ impl World {
         });
         let state = fits.then(|| {
             self.close(member, document)
-                .and_then(|gate| state_of(&gate.holds))
+                .and_then(|gate| state_of(&gate.entries(|_| true)))
         });
         let event = TokenEvent::Returned {
             document,

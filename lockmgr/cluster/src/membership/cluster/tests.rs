@@ -76,23 +76,28 @@ fn registry() -> MemoryRegistry {
 }
 
 async fn start(registry: &MemoryRegistry, transport: Arc<ChannelTransport>, name: &str) -> Node {
+    start_with(registry, transport, options(name))
+        .await
+        .unwrap_or_else(|error| panic!("{error}"))
+}
+
+async fn start_with(
+    registry: &MemoryRegistry,
+    transport: Arc<ChannelTransport>,
+    options: JoinOptions,
+) -> Result<Node, JoinError> {
     let door = registry.door();
     let for_cluster: Arc<dyn EpochRegistry> = Arc::<Door>::clone(&door);
-    let cluster = Cluster::join(options(name), for_cluster, transport)
-        .await
-        .unwrap();
+    let cluster = Cluster::join(options, for_cluster, transport).await?;
     let (events, heard) = mpsc::unbounded_channel();
     let (messages, inbox) = mpsc::unbounded_channel();
-    cluster
-        .run(Arc::new(Inbox { events, messages }))
-        .await
-        .unwrap();
-    Node {
+    cluster.run(Arc::new(Inbox { events, messages })).await?;
+    Ok(Node {
         cluster,
         door,
         events: heard,
         messages: inbox,
-    }
+    })
 }
 
 async fn three() -> (ChannelNet, MemoryRegistry, [Node; 3]) {
@@ -210,4 +215,65 @@ async fn a_node_of_another_cluster_or_without_a_way_to_it_is_refused() {
     let run = cluster.run(Arc::new(Inbox { events, messages })).await;
     assert_eq!(run, Err(JoinError::NotCalledBack("nowhere".into())));
     assert!(a.cluster.status().peers.is_empty());
+}
+
+async fn start_speaking(
+    registry: &MemoryRegistry,
+    transport: Arc<ChannelTransport>,
+    name: &str,
+    (oldest, newest): (u32, u32),
+) -> Result<Node, JoinError> {
+    let mut options = options(name);
+    options.speaks = Speaks { oldest, newest };
+    options.patience = Duration::from_secs(2);
+    start_with(registry, transport, options).await
+}
+
+#[tokio::test]
+async fn nodes_of_two_versions_speak_the_highest_that_both_know() {
+    let (net, registry) = (ChannelNet::default(), registry());
+    let old = start_speaking(&registry, net.transport("old"), "old", (1, 1)).await;
+    let new = start_speaking(&registry, net.transport("new"), "new", (1, 2)).await;
+    let newer = start_speaking(&registry, net.transport("newer"), "newer", (1, 3)).await;
+    let (old, mut new, newer) = (old.unwrap(), new.unwrap(), newer.unwrap());
+    let members = [old.cluster.me(), new.cluster.me(), newer.cluster.me()];
+    let spoken = |at: &Node| {
+        let peers = at.cluster.status().peers;
+        members.map(|member| {
+            let peer = peers.iter().find(|p| p.member == member);
+            peer.and_then(|p| p.protocol)
+        })
+    };
+    let wanted = [
+        [None, Some(1), Some(1)],
+        [Some(1), None, Some(2)],
+        [Some(1), Some(2), None],
+    ];
+    timeout(SOON, async {
+        while [spoken(&old), spoken(&new), spoken(&newer)] != wanted {
+            sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .unwrap();
+    let hello = Bytes::from_static(b"hello");
+    let sent = old.cluster.peers().send(members[1], hello.clone());
+    sent.unwrap();
+    let got = timeout(SOON, new.messages.recv()).await.unwrap().unwrap();
+    assert_eq!(got, (members[0], hello));
+}
+
+#[tokio::test]
+async fn nodes_without_a_common_version_do_not_meet_and_say_so() {
+    let (net, registry) = (ChannelNet::default(), registry());
+    let old = start_speaking(&registry, net.transport("old"), "old", (1, 2)).await;
+    let _old = old.unwrap_or_else(|error| panic!("{error}"));
+    let new = start_speaking(&registry, net.transport("new"), "new", (3, 4)).await;
+    let Err(JoinError::Registry(RegistryError::WrongCluster(why))) = new else {
+        panic!("it was let in");
+    };
+    assert!(
+        why.contains("peer protocol 1, this node speaks 3 to 4"),
+        "{why}"
+    );
 }
