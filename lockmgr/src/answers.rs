@@ -6,7 +6,12 @@
 //! answers are part of the copy, and whoever is asked again gives the first answer again instead of locking, unlocking or
 //! closing a second time. Opens need no answer kept: an open has the number of its call.
 //!
+//! A node may also ask again while the answer is on its way: a token that was taken away before it came makes it ask anew for
+//! all that it had asked. So the last answers are known for a while after they were sent; they go nowhere.
+//!
 //! Must never hold an answer to what may be asked twice without harm: reads, refusals, plain I/O.
+
+use std::collections::VecDeque;
 
 use crate::document::Document;
 use crate::env::Env;
@@ -18,7 +23,12 @@ use crate::types::{ClientId, Ticket, WaiterId};
 #[derive(Default)]
 pub(crate) struct Answers {
     kept: Vec<(Ticket, OpAnswer)>,
+    /// The last ones that were sent, the latest last.
+    sent: VecDeque<(Ticket, OpAnswer)>,
 }
+
+/// Answers of a document that are known after they were sent.
+const SENT_MAX: usize = 32;
 
 /// Whose call it is: tickets, like clients, carry their node's number.
 fn caller(ticket: Ticket) -> ClientId {
@@ -31,7 +41,8 @@ impl Answers {
     }
 
     pub(crate) fn get(&self, ticket: Ticket) -> Option<&OpAnswer> {
-        let found = self.kept.iter().find(|(number, _)| *number == ticket);
+        let mut all = self.kept.iter().chain(&self.sent);
+        let found = all.find(|(number, _)| *number == ticket);
         found.map(|(_, answer)| answer)
     }
 
@@ -42,13 +53,25 @@ impl Answers {
         }
     }
 
-    pub(crate) fn forget(&mut self, ticket: Ticket) {
-        self.kept.retain(|(number, _)| *number != ticket);
+    /// It is on its way, or nobody waits for it any more.
+    pub(crate) fn sent(&mut self, ticket: Ticket) {
+        if let Some(at) = self.kept.iter().position(|(number, _)| *number == ticket) {
+            if self.sent.len() >= SENT_MAX {
+                self.sent.pop_front();
+            }
+            self.sent.push_back(self.kept.swap_remove(at));
+        }
+    }
+
+    pub(crate) fn forget_all(&mut self) {
+        self.kept.clear();
+        self.sent.clear();
     }
 
     pub(crate) fn forget_member(&mut self, member: MemberId) {
-        self.kept
-            .retain(|(ticket, _)| caller(*ticket).member() != member);
+        let stays = |(ticket, _): &(Ticket, OpAnswer)| caller(*ticket).member() != member;
+        self.kept.retain(stays);
+        self.sent.retain(stays);
     }
 
     /// Those to calls of these clients' nodes.

@@ -404,7 +404,7 @@ impl GatedLocks {
     /// again after this node has gone does not carry the call out twice.
     pub fn answer_sent(&self, document: u64, ticket: Ticket) {
         self.shards.with_state(document, |state, _| {
-            state.table.forget_answer(document, ticket);
+            state.table.answer_sent(document, ticket);
         });
     }
 

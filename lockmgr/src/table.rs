@@ -189,7 +189,7 @@ impl LockTable {
         let answers = &self.documents.get(&document)?.answers;
         let answer = answers.get(ticket).cloned()?;
         if !self.env.is_foreign(ticket) {
-            self.forget_answer(document, ticket);
+            self.answer_sent(document, ticket);
         }
         Some(answer)
     }
@@ -216,8 +216,8 @@ impl LockTable {
     }
 
     /// The answer to a call is on its way: nothing that is said from now on can overtake it.
-    pub(crate) fn forget_answer(&mut self, document: u64, ticket: Ticket) {
-        self.on_document(document, |d, _| d.answers.forget(ticket));
+    pub(crate) fn answer_sent(&mut self, document: u64, ticket: Ticket) {
+        self.on_document(document, |d, _| d.answers.sent(ticket));
     }
 
     /// A number for a request.
@@ -303,6 +303,7 @@ impl LockTable {
         {
             document.ranges = None;
             document.told.clear();
+            document.answers.forget_all();
             document.dirty = false;
             document.next_line = 0;
             self.spare.push(document);
@@ -668,7 +669,7 @@ impl LockTable {
                 Due::Break { stream, key } => d.dirty |= d.break_ran_out(env, stream, key),
                 Due::Open(id) => open_due(d, env, id),
                 Due::Waiter(id) => waiter_due(d, env, id),
-                Due::Answer(ticket) => d.answers.forget(ticket),
+                Due::Answer(ticket) => d.answers.sent(ticket),
             });
         }
     }

@@ -27,6 +27,9 @@ pub(crate) type Holds = BTreeMap<ClientId, bool>;
 /// For how long an answer that came from elsewhere is kept.
 const ANSWER_KEPT_MS: u64 = 600_000;
 
+/// Answers that are known after they were sent.
+const SENT_MAX: usize = 32;
+
 /// Entries as they travel: locks, and requests of other nodes that were granted and perhaps not heard of.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Entries {
@@ -89,6 +92,8 @@ pub(crate) struct Gate {
     pub(crate) waiters: VecDeque<Waiter>,
     /// Lock requests of other nodes that were granted and not answered yet, and until when they are kept.
     pub(crate) answered: BTreeMap<Op, u64>,
+    /// The last ones whose answers were sent.
+    sent: VecDeque<Op>,
     /// A request that was carried out twice.
     pub(crate) twice: Option<Op>,
 }
@@ -103,7 +108,7 @@ impl Gate {
         let mut answered = Vec::new();
         match waiter.op() {
             // Asked again: granted once, and answered each time.
-            op @ Op::Lock(..) if self.answered.contains_key(&op) => {
+            op @ Op::Lock(..) if self.answered.contains_key(&op) || self.sent.contains(&op) => {
                 if matches!(waiter, Waiter::Own(_)) {
                     self.answered.remove(&op);
                 }
@@ -149,6 +154,16 @@ impl Gate {
         self.holds.insert(client, exclusive);
         if let Waiter::Of(_, _, op) = waiter {
             self.answered.insert(*op, u64::MAX);
+        }
+    }
+
+    /// The answer to a request is on its way, or nobody waits for it.
+    pub(crate) fn sent(&mut self, op: Op) {
+        if self.answered.remove(&op).is_some() {
+            self.sent.push_back(op);
+            if self.sent.len() > SENT_MAX {
+                self.sent.pop_front();
+            }
         }
     }
 

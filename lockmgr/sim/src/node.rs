@@ -49,6 +49,8 @@ pub(crate) struct Node {
     pub(crate) requests: BTreeMap<RequestId, (u64, Op)>,
     pub(crate) next_request: u64,
     pub(crate) parts: u64,
+    /// Other nodes' requests that were put to a gate and not answered, by a number of that try.
+    pub(crate) evaluating: BTreeMap<(Member, RequestId), (u64, Op)>,
     /// What clients hold, as they were told; `true`: exclusively.
     pub(crate) held: BTreeMap<u64, BTreeMap<ClientId, bool>>,
     /// Owners' epochs that the token machine was told.
@@ -91,6 +93,7 @@ impl Node {
             requests: BTreeMap::new(),
             next_request: 0,
             parts: 0,
+            evaluating: BTreeMap::new(),
             held: BTreeMap::new(),
             told: vec![ShardEpoch(0); usize::from(SHARDS)],
             effects: VecDeque::new(),

@@ -45,6 +45,7 @@ pub(crate) enum Event {
         document: u64,
         from: Member,
         request: RequestId,
+        evaluation: u64,
         op: Op,
     },
     /// A client goes on; the owner says for which of its operations this was meant.
@@ -270,8 +271,9 @@ impl World {
                 document,
                 from,
                 request,
+                evaluation,
                 op,
-            } => self.say(at, document, from, request, op),
+            } => self.say_later(at, document, (from, request, evaluation), op),
             Event::Client(member, client, owner) => self.client_goes_on(member, client, owner),
             Event::Fault => self.fault(),
             Event::DatabaseUp => {

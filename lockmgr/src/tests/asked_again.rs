@@ -229,3 +229,15 @@ fn answers_go_with_the_node_that_waited_for_them() {
     home.locks.drop_member_of(DOC, OTHER);
     assert!(home.locks.close_if_idle(DOC));
 }
+
+#[test]
+fn what_is_asked_again_while_its_answer_is_on_its_way_is_not_done_twice() {
+    let (home, other, open) = scene();
+    let number = other.locks.ticket(DOC);
+    let first = ask(&home, &lock(open, false), number);
+    assert_eq!(ask(&home, &lock(open, false), number), first);
+    let once = ask(&home, &unlock(open), other.locks.ticket(DOC));
+    let twice = ask(&home, &unlock(open), other.locks.ticket(DOC));
+    assert_eq!(once, OpAnswer::Unlocked(Ok(())));
+    assert_eq!(twice, OpAnswer::Unlocked(Err(RangeNotLocked)));
+}

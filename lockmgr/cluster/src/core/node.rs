@@ -165,7 +165,8 @@ impl TokenMachine {
             self.report_asked(from, id, epoch);
             return;
         }
-        if epoch < self.shard_mut(id).reported {
+        let shard = self.shard_mut(id);
+        if epoch < shard.reported.max(shard.asked_anew) {
             return;
         }
         match body {

@@ -38,6 +38,8 @@ pub(super) struct Shard {
     pub epoch: ShardEpoch,
     /// The latest owner's epoch that was told what this node has: earlier owners are not listened to any more.
     pub reported: ShardEpoch,
+    /// What was asked under earlier owners was asked anew under this one's epoch: what they still say is not listened to.
+    pub asked_anew: ShardEpoch,
     pub role: Role,
     pub docs: BTreeMap<u64, Doc>,
     /// Documents whose fence was raised by force in this epoch.
@@ -163,8 +165,12 @@ impl TokenMachine {
             self.rebuild(id);
         }
         self.effects.push(Effect::Asserted { shard: id });
-        // A live former owner may still have answered: what it says counts until this node has reported.
+        // A live former owner may still have answered: what it says counts until this node has reported. If it is dead, all is
+        // asked anew at once, and then nothing of owners before counts, or what they had carried out would be done twice.
         let silent = before.is_none_or(|owner| self.is_dead(owner));
+        if silent {
+            self.shard_mut(id).asked_anew = epoch;
+        }
         self.dispatch_shard(id, silent);
         self.replay_early(id);
     }

@@ -133,11 +133,15 @@ impl World {
             match waiter {
                 Waiter::Own(op) => self.told(member, document, op),
                 Waiter::Of(from, request, op) => {
+                    let Some(evaluation) = self.evaluation(member, from, request) else {
+                        continue;
+                    };
                     let answer = Event::Say {
                         at: member,
                         document,
                         from,
                         request,
+                        evaluation,
                         op,
                     };
                     // Other tasks may be quicker, now and then by far.
@@ -155,6 +159,24 @@ impl World {
         }
     }
 
+    fn evaluation(&self, member: Member, from: Member, request: RequestId) -> Option<u64> {
+        let evaluating = &self.node(member)?.evaluating;
+        evaluating.get(&(from, request)).map(|(number, _)| *number)
+    }
+
+    /// The same, unless it was given up or asked again meanwhile.
+    pub(super) fn say_later(
+        &mut self,
+        member: Member,
+        document: u64,
+        (from, request, evaluation): (Member, RequestId, u64),
+        op: Op,
+    ) {
+        if self.evaluation(member, from, request) == Some(evaluation) {
+            self.say(member, document, from, request, op);
+        }
+    }
+
     /// The answer to another node's request is on its way.
     pub(super) fn say(
         &mut self,
@@ -164,6 +186,9 @@ impl World {
         request: RequestId,
         op: Op,
     ) {
+        if let Some(node) = self.node_mut(member) {
+            node.evaluating.remove(&(from, request));
+        }
         let event = TokenEvent::Answered {
             document,
             from,
@@ -176,7 +201,7 @@ impl World {
             .node_mut(member)
             .and_then(|n| n.gates.get_mut(&document))
         {
-            gate.answered.remove(&op);
+            gate.sent(op);
         }
     }
 
@@ -334,6 +359,11 @@ impl World {
                 let Some(op) = op_of(&op) else {
                     return;
                 };
+                if let Some(node) = self.node_mut(member) {
+                    node.parts += 1;
+                    let number = node.parts;
+                    node.evaluating.insert((from, request), (number, op));
+                }
                 if !self.local(member, document, Waiter::Of(from, request, op)) {
                     let event = TokenEvent::Unanswered {
                         document,
@@ -349,6 +379,12 @@ impl World {
                 from,
                 request,
             } => {
+                if let Some(node) = self.node_mut(member)
+                    && let Some((_, op)) = node.evaluating.remove(&(from, request))
+                    && let Some(gate) = node.gates.get_mut(&document)
+                {
+                    gate.sent(op);
+                }
                 let gone = |waiter: &Waiter| matches!(waiter, Waiter::Of(f, r, _) if *f == from && *r == request);
                 self.forget(member, document, gone);
             }
