@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
-use sluice_config::{ContentUri, Repository as RepositorySettings, S3 as S3Settings};
+use sluice_config::{ContentUri, MetadataUri, Repository as RepositorySettings, S3 as S3Settings};
 use sluice_repo::{ContentStore, Repository};
 use sluice_repo_content::{Folder, Objects, Options, S3, S3Options, Store};
 
@@ -25,7 +25,9 @@ pub(crate) async fn open(
         ContentUri::Folder(folder) => {
             crate::node::make_folder(folder, "repository.content")?;
             let place = folder.display().to_string();
-            (open_folder(folder)?, place)
+            // SQLite has one process; what several nodes write to they must be able to read with what their systems cache.
+            let alone = matches!(settings.metadata, MetadataUri::Sqlite(_));
+            (open_folder(folder, alone)?, place)
         }
         ContentUri::S3 { bucket, prefix } => {
             options.uploads = S3_UPLOADS;
@@ -41,8 +43,9 @@ pub(crate) async fn open(
     Ok(Arc::new(store))
 }
 
-fn open_folder(folder: &Path) -> anyhow::Result<Arc<dyn Objects>> {
-    let opened = Folder::open(folder)
+fn open_folder(folder: &Path, alone: bool) -> anyhow::Result<Arc<dyn Objects>> {
+    let open = if alone { Folder::alone } else { Folder::open };
+    let opened = open(folder.to_owned())
         .with_context(|| format!("repository.content: {} can't be used", folder.display()))?;
     Ok(Arc::new(opened))
 }

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use crate::error::{RepoError, Result};
 
 /// Name of an immutable object in the content store; never reused: 40 bits of the member epoch that made it, 40 random ones of the
-/// process that did (they tell runs apart even if epochs are given again after the database was restored from a backup), a 48-bit count.
+/// process that did (they tell runs apart even if epochs are given again after the database was restored from a backup), and 48 bits
+/// that no other object of the run has: a count, or with the highest of them set its place in a pack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectId(pub u128);
 
@@ -19,10 +20,57 @@ impl ObjectId {
         ObjectId(part(uploader) << 88 | part(run) << 48 | u128::from(count & 0xffff_ffff_ffff))
     }
 
+    /// The name of the object that lies at `place` in a pack of a run; for a process without a cluster. Places in one pack do not overlap.
+    pub fn packed(run: u64, place: PackPlace) -> ObjectId {
+        let place = u64::from(place.pack & PackPlace::PACK_MAX) << 25
+            | u64::from(place.unit & PackPlace::UNIT_MAX) << 11
+            | u64::from(place.units & PackPlace::UNITS_MAX);
+        ObjectId::new(0, run, ObjectId::PACKED | place)
+    }
+
+    const PACKED: u64 = 1 << 47;
+
     /// The member epoch whose node made it; 0 without a cluster.
     pub fn uploader(self) -> u64 {
         (self.0 >> 88) as u64
     }
+
+    /// The run of the process that made it.
+    pub fn run(self) -> u64 {
+        (self.0 >> 48) as u64 & ObjectId::PART
+    }
+
+    /// Where it lies, if it lies in a pack.
+    pub fn place(self) -> Option<PackPlace> {
+        let place = self.0 as u64;
+        (place & ObjectId::PACKED != 0).then_some(PackPlace {
+            pack: (place >> 25) as u32 & PackPlace::PACK_MAX,
+            unit: (place >> 11) as u16 & PackPlace::UNIT_MAX,
+            units: place as u16 & PackPlace::UNITS_MAX,
+        })
+    }
+}
+
+/// Where an object lies among the packs of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PackPlace {
+    /// Number of the pack in its run, at most [`PackPlace::PACK_MAX`].
+    pub pack: u32,
+    /// Where it begins, in units of [`PackPlace::UNIT_BYTES`]; at most [`PackPlace::UNIT_MAX`].
+    pub unit: u16,
+    /// Its length in units, the last one possibly not full; at most [`PackPlace::UNITS_MAX`].
+    pub units: u16,
+}
+
+impl PackPlace {
+    /// What lengths and positions in packs are counted in.
+    pub const UNIT_BYTES: u32 = 4096;
+    /// Highest number of a pack.
+    pub const PACK_MAX: u32 = (1 << 22) - 1;
+    /// Highest position in a pack.
+    pub const UNIT_MAX: u16 = (1 << 14) - 1;
+    /// Longest object in a pack.
+    pub const UNITS_MAX: u16 = (1 << 11) - 1;
 }
 
 /// Bytes that one checksum of an object covers.
@@ -287,6 +335,26 @@ mod tests {
                 },
             ],
         }
+    }
+
+    #[test]
+    fn the_name_of_a_packed_object_tells_its_place_and_is_no_counted_one() {
+        let ends = |max: u32| [0, 1, max];
+        for pack in ends(PackPlace::PACK_MAX) {
+            for unit in ends(PackPlace::UNIT_MAX.into()) {
+                for units in ends(PackPlace::UNITS_MAX.into()) {
+                    let place = PackPlace {
+                        pack,
+                        unit: unit as u16,
+                        units: units as u16,
+                    };
+                    let id = ObjectId::packed(ObjectId::PART, place);
+                    assert_eq!(id.place(), Some(place));
+                    assert_eq!((id.uploader(), id.run()), (0, ObjectId::PART));
+                }
+            }
+        }
+        assert_eq!(ObjectId::new(1, 2, (1 << 47) - 1).place(), None);
     }
 
     #[test]

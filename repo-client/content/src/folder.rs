@@ -1,4 +1,4 @@
-//! Objects as files of a folder: `v1/XX/OBJECT`, XX one of 256 sub-folders.
+//! Objects as files of a folder: `v1/XX/OBJECT`, XX one of 256 sub-folders; those that have a place in a pack in `v1/packs` (`pack/`).
 //!
 //! A file gets its final name at once, without a temporary one: nothing refers to an object before it is whole, and creating and
 //! renaming or deleting files is what makes file systems slow. What a crash leaves half-written nobody refers to, and gc deletes it.
@@ -6,6 +6,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use crate::buffers::{Buffer, Buffers};
 use crate::fetch::PAGE_BYTES;
 use crate::mark;
 use crate::objects::Objects;
+use crate::pack::{self, Packs};
 
 /// Version of the layout.
 const LAYOUT: &str = "v1";
@@ -32,6 +34,8 @@ const AT_ONCE_BYTES_MAX: u64 = 2 << 20;
 pub struct Folder {
     root: PathBuf,
     buffers: Buffers,
+    /// Where new objects that are not long go.
+    packs: Option<Arc<Packs>>,
 }
 
 impl Folder {
@@ -42,6 +46,7 @@ impl Folder {
             for n in 0..=255u8 {
                 fs::create_dir_all(root.join(LAYOUT).join(format!("{n:02x}")))?;
             }
+            fs::create_dir_all(root.join(LAYOUT).join(pack::FOLDER))?;
             sync_dir(&root.join(LAYOUT))?;
             sync_dir(&root)
         };
@@ -49,7 +54,26 @@ impl Folder {
         Ok(Folder {
             root,
             buffers: Buffers::new(PAGE_BYTES as usize),
+            packs: None,
         })
+    }
+
+    /// Opens a folder that no other process writes to: objects that are not long go into packs, where the file system can free
+    /// parts of files.
+    pub fn alone(root: impl Into<PathBuf>) -> Result<Folder> {
+        Folder::alone_with(root.into(), Arc::new(File::sync_data))
+    }
+
+    pub(crate) fn alone_with(root: PathBuf, sync: pack::Sync) -> Result<Folder> {
+        let mut folder = Folder::open(root)?;
+        let packs = Packs::open(folder.packs_path(), sync, refused)
+            .map_err(|error| refused(&folder.root, &error))?;
+        folder.packs = packs.map(Arc::new);
+        Ok(folder)
+    }
+
+    fn packs_path(&self) -> PathBuf {
+        self.root.join(LAYOUT).join(pack::FOLDER)
     }
 
     fn path(&self, id: ObjectId) -> PathBuf {
@@ -57,6 +81,18 @@ impl Folder {
             .join(LAYOUT)
             .join(format!("{:02x}", id.0 as u8))
             .join(format!("{:032x}", id.0))
+    }
+
+    /// The file that an object lies in, from where on, and the room that it has there.
+    fn find(&self, id: ObjectId) -> (PathBuf, u64, u64) {
+        match pack::find(id) {
+            Some((name, place)) => (
+                name.path(&self.packs_path()),
+                pack::start(place),
+                pack::room(place),
+            ),
+            None => (self.path(id), 0, u64::MAX),
+        }
     }
 }
 
@@ -134,9 +170,10 @@ fn mark_or_read(path: &Path, mark: &[u8]) -> io::Result<Vec<u8>> {
     fs::read(path)
 }
 
-/// Reads ranges; `flags` say whether it may wait for the disk.
+/// Reads ranges of what begins at `from`; `flags` say whether it may wait for the disk.
 fn read_ranges(
     file: &File,
+    from: u64,
     ranges: &[(u32, u32)],
     buffers: &Buffers,
     flags: ReadWriteFlags,
@@ -149,7 +186,7 @@ fn read_ranges(
             .iter()
             .map(|range| buffers.take(range.1 as usize))
             .collect();
-        let start = run.first().map_or(0, |range| u64::from(range.0));
+        let start = from + run.first().map_or(0, |range| u64::from(range.0));
         fill(file, start, &mut read, flags)?;
         found.extend(read.into_iter().map(Bytes::from));
     }
@@ -176,18 +213,23 @@ fn fill(file: &File, mut at: u64, buffers: &mut [Buffer], flags: ReadWriteFlags)
 }
 
 /// What the system has in memory, the way to it included; `None` if it would have to wait for the disk, or on any trouble.
-fn in_memory(path: &Path, ranges: &[(u32, u32)], buffers: &Buffers) -> Option<Vec<Bytes>> {
+fn in_memory(
+    path: &Path,
+    from: u64,
+    ranges: &[(u32, u32)],
+    buffers: &Buffers,
+) -> Option<Vec<Bytes>> {
     let len: u64 = ranges.iter().map(|range| u64::from(range.1)).sum();
     if len > AT_ONCE_BYTES_MAX {
         return None;
     }
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let file = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED).ok()?;
-    read_ranges(&file.into(), ranges, buffers, ReadWriteFlags::NOWAIT).ok()
+    read_ranges(&file.into(), from, ranges, buffers, ReadWriteFlags::NOWAIT).ok()
 }
 
 fn list(root: &Path) -> io::Result<Vec<(ObjectId, u64)>> {
-    let mut found = Vec::new();
+    let mut found = pack::list(&root.join(LAYOUT).join(pack::FOLDER))?;
     for folder in fs::read_dir(root.join(LAYOUT))? {
         let folder = folder?;
         if !folder.file_type()?.is_dir() {
@@ -226,7 +268,22 @@ async fn blocking<T: Send + 'static>(
 
 #[async_trait]
 impl Objects for Folder {
+    fn inline_bytes(&self) -> u64 {
+        match self.packs {
+            Some(_) => pack::OBJECT_BYTES_MIN,
+            None => 64 << 10,
+        }
+    }
+
+    fn place(&self, len: u64) -> Option<ObjectId> {
+        self.packs.as_ref()?.place(len)
+    }
+
     async fn put(&self, id: ObjectId, parts: Vec<Bytes>) -> Result<()> {
+        if id.place().is_some() {
+            let packs = self.packs.as_ref().ok_or_else(pack::no_place)?;
+            return packs.put(id, parts).await;
+        }
         let written = blocking(self.path(id), move |path| {
             write_object(path, &parts).inspect_err(|error| {
                 if error.kind() != ErrorKind::AlreadyExists {
@@ -243,21 +300,31 @@ impl Objects for Folder {
     }
 
     async fn get(&self, id: ObjectId, ranges: Vec<(u32, u32)>) -> Result<Vec<Bytes>> {
-        let (path, buffers) = (self.path(id), self.buffers.clone());
+        let ((path, from, room), buffers) = (self.find(id), self.buffers.clone());
+        let inside = |(start, len): &(u32, u32)| u64::from(*start) + u64::from(*len) <= room;
+        if !ranges.iter().all(inside) {
+            return Err(refused(&path, &ErrorKind::UnexpectedEof.into()));
+        }
         // Handing over to another thread and back costs as much as copying half a megabyte.
-        if let Some(found) = in_memory(&path, &ranges, &buffers) {
+        if let Some(found) = in_memory(&path, from, &ranges, &buffers) {
             return Ok(found);
         }
         blocking(path, move |path| {
             let file = File::open(path)?;
-            read_ranges(&file, &ranges, &buffers, ReadWriteFlags::empty())
+            read_ranges(&file, from, &ranges, &buffers, ReadWriteFlags::empty())
         })
         .await
     }
 
     async fn delete(&self, ids: &[ObjectId]) -> Result<()> {
-        let paths: Vec<PathBuf> = ids.iter().map(|id| self.path(*id)).collect();
+        let (packed, single): (Vec<ObjectId>, Vec<ObjectId>) =
+            ids.iter().copied().partition(|id| id.place().is_some());
+        let paths: Vec<PathBuf> = single.iter().map(|id| self.path(*id)).collect();
+        let (folder, packs) = (self.packs_path(), self.packs.clone());
         blocking(self.root.clone(), move |_| {
+            pack::delete(&folder, &packed, |name| {
+                packs.as_ref().is_some_and(|packs| packs.is_open(name))
+            })?;
             paths
                 .iter()
                 .try_for_each(|path| match fs::remove_file(path) {
@@ -272,7 +339,12 @@ impl Objects for Folder {
         let mark = mark::text(repository);
         let path = self.root.join(LAYOUT).join(mark::NAME);
         let found = blocking(path, move |path| mark_or_read(path, mark.as_bytes())).await?;
-        mark::check(&found, repository, &self.root.display().to_string())
+        mark::check(&found, repository, &self.root.display().to_string())?;
+        // Not before it is known whose packs these are.
+        match self.packs.clone() {
+            Some(packs) => blocking(self.packs_path(), move |_| packs.tidy()).await,
+            None => Ok(()),
+        }
     }
 
     async fn list(&self) -> Result<Vec<(ObjectId, u64)>> {

@@ -9,6 +9,7 @@ mod fetch;
 mod folder;
 mod mark;
 mod objects;
+mod pack;
 mod piece;
 #[cfg(feature = "s3")]
 mod s3;

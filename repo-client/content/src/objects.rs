@@ -7,6 +7,17 @@ use sluice_repo::{ObjectId, Result};
 /// Keeps immutable objects by name.
 #[async_trait]
 pub trait Objects: Send + Sync {
+    /// Documents up to this length are cheaper in the metadata than in an object here.
+    fn inline_bytes(&self) -> u64 {
+        64 << 10
+    }
+
+    /// A place for a new object of this length among others, if the store has one: the object is then stored under that name. The place
+    /// is the caller's for ever; one that it does not use stays empty.
+    fn place(&self, _len: u64) -> Option<ObjectId> {
+        None
+    }
+
     /// Stores a new object; returns when it would survive a loss of power. After an error the object may exist, whole
     /// or in part; the name is not used again.
     async fn put(&self, id: ObjectId, parts: Vec<Bytes>) -> Result<()>;

@@ -23,8 +23,6 @@ const PROBE: Duration = Duration::from_secs(5);
 /// How a store works.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Documents up to this length are kept in the metadata, without an object.
-    pub inline_bytes: u64,
     /// Verified bytes of objects kept in memory.
     pub cache_bytes: u64,
     /// Bytes that one working content may keep in memory before its writer waits.
@@ -38,7 +36,6 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Options {
-            inline_bytes: 64 << 10,
             cache_bytes: 512 << 20,
             buffer_bytes: 64 << 20,
             uploads: 4,
@@ -63,7 +60,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new_id(&self) -> ObjectId {
+    /// A name for a new object of this length.
+    pub(crate) fn new_object(&self, len: u64) -> ObjectId {
+        self.objects.place(len).unwrap_or_else(|| self.new_id())
+    }
+
+    fn new_id(&self) -> ObjectId {
         let count = self.made.fetch_add(1, Ordering::Relaxed);
         ObjectId::new(self.options.uploader, self.run, count)
     }

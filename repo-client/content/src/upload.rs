@@ -1,10 +1,13 @@
-//! Uploads: which bytes in memory go into which new object, and the task that stores one.
+//! Uploads: which bytes in memory go into which new object, and the work that stores one.
 
+use std::pin::Pin;
 use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest};
 use sluice_repo::{CHECK_BLOCK_BYTES, ObjectId, ObjectRef, RepoError, Result};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::CHUNK_BYTES;
@@ -95,16 +98,51 @@ pub(crate) fn plan(map: &PieceMap, uploads: &[Arc<Upload>], start: u64, end: u64
     plans
 }
 
-/// Starts an upload for a working content, which hears of its end.
-pub(crate) fn start(shared: &Arc<Shared>, core: Weak<Core>, plan: Plan, stamp: u64) -> Arc<Upload> {
+/// The work of an upload. It comes to its end even if nobody waits for it any more: dropped half-way, a task goes on with it.
+pub(crate) struct Work {
+    runtime: Handle,
+    rest: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl Future for Work {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let ended = match &mut self.rest {
+            Some(rest) => rest.as_mut().poll(cx),
+            None => Poll::Ready(()),
+        };
+        if ended.is_ready() {
+            self.rest = None;
+        }
+        ended
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        if let Some(rest) = self.rest.take() {
+            self.runtime.spawn(rest);
+        }
+    }
+}
+
+/// Makes an upload for a working content, which hears of its end, and the work that it is.
+pub(crate) fn start(
+    shared: &Arc<Shared>,
+    core: Weak<Core>,
+    plan: Plan,
+    stamp: u64,
+) -> (Arc<Upload>, Work) {
     let upload = Arc::new(Upload {
-        id: shared.new_id(),
+        id: shared.new_object(plan.len),
         stamp,
         stored: plan.stored,
         result: watch::Sender::new(None),
     });
+    let runtime = shared.runtime.clone();
     let (shared, task) = (shared.clone(), upload.clone());
-    shared.runtime.clone().spawn(async move {
+    let work = async move {
         let result = store(&shared, task.id, plan.parts).await;
         match core.upgrade() {
             Some(core) => core.uploaded(&task, &result),
@@ -114,12 +152,17 @@ pub(crate) fn start(shared: &Arc<Shared>, core: Weak<Core>, plan: Plan, stamp: u
             }
         }
         task.result.send_replace(Some(result));
-    });
-    upload
+    };
+    let rest = Some(Box::pin(work) as Pin<Box<dyn Future<Output = ()> + Send>>);
+    (upload, Work { runtime, rest })
 }
 
 async fn store(shared: &Shared, id: ObjectId, parts: Vec<Bytes>) -> Result<ObjectRef> {
-    let _permit = shared.uploads.acquire().await.map_err(|_| ended())?;
+    // What goes into packs is short, and the more of it at once, the better.
+    let _permit = match id.place() {
+        Some(_) => None,
+        None => Some(shared.uploads.acquire().await.map_err(|_| ended())?),
+    };
     let (len, sums) = sums(&parts);
     shared.objects.put(id, parts).await?;
     Ok(ObjectRef {

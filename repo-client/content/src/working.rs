@@ -16,7 +16,7 @@ use crate::changes::Changes;
 use crate::fetch::{fetch, view_of};
 use crate::piece::{PieceMap, Source, View};
 use crate::store::Shared;
-use crate::upload::{self, Upload};
+use crate::upload::{self, Upload, Work};
 
 const CHUNK: u64 = CHUNK_BYTES as u64;
 /// Pieces that a chunk may consist of before a seal rewrites it as a whole.
@@ -126,14 +126,19 @@ impl Core {
         self.progress.notify_waiters();
     }
 
-    /// Starts uploads of what is in memory within a range and not on its way.
-    fn start_uploads(&self, state: &mut State, start: u64, end: u64) {
-        let Some(map) = &state.map else { return };
-        for plan in upload::plan(map, &state.uploads, start, end) {
-            let upload = upload::start(&self.shared, self.me.clone(), plan, state.stamp);
+    /// Makes uploads of what is in memory within a range and not on its way; their work goes on in the background unless it is kept.
+    fn start_uploads(&self, state: &mut State, start: u64, end: u64) -> Vec<Work> {
+        let Some(map) = &state.map else {
+            return Vec::new();
+        };
+        let plans = upload::plan(map, &state.uploads, start, end).into_iter();
+        let started = plans.map(|plan| {
+            let (upload, work) = upload::start(&self.shared, self.me.clone(), plan, state.stamp);
             state.made.insert(upload.id);
             state.uploads.push(upload);
-        }
+            work
+        });
+        started.collect()
     }
 
     /// Waits until `wanted` more bytes may be kept in memory.
@@ -203,20 +208,25 @@ impl Core {
 
     async fn seal_objects(&self) -> Result<Sealed> {
         self.defragment().await?;
-        let (mut snapshot, len, stamp, uploads) = {
+        let (mut snapshot, len, stamp, uploads, works) = {
             let mut state = self.state.lock();
             state.failed = None;
             let stamp = state.stamp;
             state.changes.sealed(stamp);
-            self.start_uploads(&mut state, 0, u64::MAX);
+            let works = self.start_uploads(&mut state, 0, u64::MAX);
             let Some(map) = &state.map else {
                 return Ok(Sealed {
                     manifest: state.base.clone(),
                     generation: state.stamp,
                 });
             };
-            (map.clone(), state.len, state.stamp, state.uploads.clone())
+            let uploads = state.uploads.clone();
+            (map.clone(), state.len, state.stamp, uploads, works)
         };
+        if let Ok([work]) = <[Work; 1]>::try_from(works) {
+            // No other task has to be woken, and none has to wake this one.
+            work.await;
+        }
         let mut failed = None;
         for upload in &uploads {
             match upload.done().await {
@@ -389,7 +399,7 @@ impl WorkingContent for Core {
                     generation: state.stamp,
                 });
             }
-            let small = state.len <= self.shared.options.inline_bytes;
+            let small = state.len <= self.shared.objects.inline_bytes();
             small.then(|| {
                 let stamp = state.stamp;
                 state.changes.sealed(stamp);

@@ -46,9 +46,10 @@ fn part(model: &[u8], offset: u64, len: u32) -> &[u8] {
     &model[from..(from + len as usize).min(model.len())]
 }
 
-async fn run(steps: Vec<Step>, buffer_bytes: u64) {
+async fn run(steps: Vec<Step>, buffer_bytes: u64, packs: bool) {
     let folder = tempfile::tempdir().expect("folder");
-    let objects = Arc::new(Folder::open(folder.path()).expect("open"));
+    let open = if packs { Folder::alone } else { Folder::open };
+    let objects = Arc::new(open(folder.path().to_path_buf()).expect("open"));
     let options = Options {
         buffer_bytes,
         cache_bytes: 1 << 20,
@@ -131,8 +132,10 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_working_content_behaves_like_an_array_of_bytes(steps in steps(), buffer in prop_oneof![Just(1u64 << 20), Just(64 << 20)]) {
+    fn a_working_content_behaves_like_an_array_of_bytes(
+        steps in steps(), buffer in prop_oneof![Just(1u64 << 20), Just(64 << 20)], packs in any::<bool>()
+    ) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime");
-        runtime.block_on(run(steps, buffer));
+        runtime.block_on(run(steps, buffer, packs));
     }
 }

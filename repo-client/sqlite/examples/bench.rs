@@ -30,7 +30,7 @@ async fn main() {
     let repo = SqliteRepository::open(Options::new(format!("{folder}/meta.db")))
         .await
         .expect("open");
-    let objects = Arc::new(Folder::open(format!("{folder}/content")).expect("content folder"));
+    let objects = Arc::new(Folder::alone(format!("{folder}/content")).expect("content folder"));
     let store = Store::new(objects, ContentOptions::default()).expect("store");
     let bench = Arc::new(Bench {
         repo: Arc::new(repo),

@@ -24,7 +24,7 @@ async fn open(folder: &Path) -> (SqliteRepository, Store) {
     let repo = SqliteRepository::open(Options::new(folder.join("meta.db")))
         .await
         .expect("open");
-    let objects = Folder::open(folder.join("content")).expect("content");
+    let objects = Folder::alone(folder.join("content")).expect("content");
     (
         repo,
         Store::new(Arc::new(objects), ContentOptions::default()).expect("store"),

@@ -17,7 +17,7 @@ async fn open() -> (SqliteRepository, Store, TempDir) {
     let repo = SqliteRepository::open(Options::new(folder.path().join("meta.db")))
         .await
         .expect("open");
-    let objects = Folder::open(folder.path().join("content")).expect("content");
+    let objects = Folder::alone(folder.path().join("content")).expect("content");
     let store = Store::new(Arc::new(objects), ContentOptions::default()).expect("store");
     (repo, store, folder)
 }
@@ -154,6 +154,73 @@ async fn leftovers_are_deleted_and_missing_objects_are_told() {
         .problems;
     assert!(
         matches!(problems.as_slice(), [one] if one.contains("missing")),
+        "{problems:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn packed_content_is_collected_and_checked_like_objects_of_their_own() {
+    let (repo, store, folder) = open().await;
+    let sealed = |fill: u8| {
+        let content = store.working(Arc::default());
+        async move {
+            let bytes = Bytes::from(vec![fill; 100_000]);
+            content.write(0, bytes).await.expect("write");
+            content
+        }
+    };
+    let [one, two] = [
+        made(&repo, ROOT, "one").await.id,
+        made(&repo, ROOT, "two").await.id,
+    ];
+    publish(&repo, &*sealed(1).await, one, 0).await;
+    publish(&repo, &*sealed(2).await, two, 0).await;
+    let under_way = sealed(3).await;
+    let pending = under_way.seal().await.expect("seal");
+    drop(
+        sealed(4)
+            .await
+            .seal()
+            .await
+            .expect("a seal that nobody commits"),
+    );
+    let report = collect_all(&repo, &store, 0).await.expect("gc");
+    assert_eq!((report.unreferenced, report.kept), (1, 3));
+    publish(&repo, &*sealed(5).await, two, 1).await;
+    let report = collect_all(&repo, &store, 0).await.expect("gc");
+    assert_eq!(
+        (report.given_up, report.unreferenced, report.kept),
+        (1, 0, 3)
+    );
+    let problems = check_all(&repo, &store, false, true)
+        .await
+        .map(|r| r.problems);
+    assert_eq!(problems, Ok(vec![]));
+    let read = store
+        .read(&pending.manifest, 0, u32::MAX)
+        .await
+        .expect("read");
+    assert!(
+        read.concat() == vec![3; 100_000],
+        "still there for its commit"
+    );
+    let packs = folder.path().join("content/v1/packs");
+    let pack = std::fs::read_dir(packs).expect("packs").next();
+    let pack = pack.expect("one pack").expect("entry").path();
+    let mut bytes = std::fs::read(&pack).expect("read");
+    let at = bytes
+        .iter()
+        .rposition(|b| *b == 5)
+        .expect("the last one's bytes");
+    bytes[at] = 6;
+    std::fs::write(&pack, bytes).expect("damage");
+    let problems = check_all(&repo, &store, false, true)
+        .await
+        .expect("check")
+        .problems;
+    let told = format!("node {} version 2", two.0);
+    assert!(
+        matches!(problems.as_slice(), [one] if one.starts_with(&told) && one.contains("checksum")),
         "{problems:?}"
     );
 }

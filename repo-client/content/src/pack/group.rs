@@ -1,0 +1,194 @@
+//! One file that many append to, made durable together: whoever has written while a sync was under way waits for the next one, and all
+//! who wait are answered by it. A sync that fails is the file's last: what the system has dropped of it a second one would not tell.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use sluice_repo::{PackPlace, RepoError, Result};
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::sync::oneshot;
+
+use super::{entry, start};
+
+/// Makes what was written to a file durable.
+pub(crate) type Sync = Arc<dyn Fn(&File) -> io::Result<()> + Send + std::marker::Sync>;
+
+/// A pack that objects are put into.
+pub(super) struct Pack {
+    file: File,
+    sync: Sync,
+    /// What an error of the file means.
+    refused: Box<dyn Fn(&io::Error) -> RepoError + Send + std::marker::Sync>,
+    /// Taken for moments; no call is made under it.
+    group: Mutex<Group>,
+}
+
+#[derive(Default)]
+struct Group {
+    /// Counts what was written.
+    written: u64,
+    /// Somebody syncs, and goes on or hands over until nobody waits.
+    syncing: bool,
+    /// Who waits, and for what.
+    waiting: Vec<(u64, oneshot::Sender<Result<()>>)>,
+    failed: Option<RepoError>,
+}
+
+/// Who makes something durable that was written.
+enum Turn {
+    /// Who has written it.
+    Mine(u64),
+    /// Somebody else.
+    Others(oneshot::Receiver<Result<()>>),
+}
+
+impl Pack {
+    pub(super) fn new(
+        file: File,
+        sync: Sync,
+        refused: impl Fn(&io::Error) -> RepoError + Send + std::marker::Sync + 'static,
+    ) -> Arc<Pack> {
+        Arc::new(Pack {
+            file,
+            sync,
+            refused: Box::new(refused),
+            group: Mutex::default(),
+        })
+    }
+
+    /// Whether nothing more can become durable here.
+    pub(super) fn has_failed(&self) -> bool {
+        self.group.lock().failed.is_some()
+    }
+
+    /// Stores an object at its place; on the caller's thread if it may be held up.
+    pub(super) async fn put(self: &Arc<Pack>, place: PackPlace, parts: Vec<Bytes>) -> Result<()> {
+        let told = if sluice_repo::may_block() {
+            // Writing goes to the system's memory; only the sync is worth another thread for the runtime's other tasks.
+            match self.write_and_join(place, &parts)? {
+                Turn::Mine(written) => return held_up(|| self.sync_first(written)),
+                Turn::Others(told) => told,
+            }
+        } else {
+            let pack = self.clone();
+            let work = move || match pack.write_and_join(place, &parts)? {
+                Turn::Mine(written) => pack.sync_first(written).map(|()| None),
+                Turn::Others(told) => Ok(Some(told)),
+            };
+            let done = tokio::task::spawn_blocking(work).await;
+            match done.unwrap_or_else(|_| Err(ended()))? {
+                Some(told) => told,
+                None => return Ok(()),
+            }
+        };
+        told.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    fn write_and_join(&self, place: PackPlace, parts: &[Bytes]) -> Result<Turn> {
+        self.write(place, parts)
+            .map_err(|error| (self.refused)(&error))?;
+        self.join()
+    }
+
+    fn write(&self, place: PackPlace, parts: &[Bytes]) -> io::Result<()> {
+        // First, so that what fails half-way can be found and deleted.
+        self.file
+            .write_all_at(&place.units.to_le_bytes(), entry(place.unit))?;
+        let mut at = start(place);
+        for part in parts {
+            self.file.write_all_at(part, at)?;
+            at += part.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Something was written: who makes it durable?
+    fn join(&self) -> Result<Turn> {
+        let mut group = self.group.lock();
+        if let Some(failed) = &group.failed {
+            return Err(failed.clone());
+        }
+        group.written += 1;
+        let written = group.written;
+        if group.syncing {
+            let (tell, told) = oneshot::channel();
+            group.waiting.push((written, tell));
+            return Ok(Turn::Others(told));
+        }
+        group.syncing = true;
+        Ok(Turn::Mine(written))
+    }
+
+    /// Syncs for one caller; those who have come meanwhile are left to another thread.
+    fn sync_first(self: &Arc<Pack>, written: u64) -> Result<()> {
+        let result = self.sync_up_to(written);
+        if !self.is_over() {
+            let pack = self.clone();
+            tokio::task::spawn_blocking(move || pack.sync_the_rest());
+        }
+        result
+    }
+
+    fn sync_the_rest(&self) {
+        while !self.is_over() {
+            let written = self.group.lock().written;
+            // Who waits is told.
+            let _ = self.sync_up_to(written);
+        }
+    }
+
+    /// Whether nobody waits; the next one to write then syncs.
+    fn is_over(&self) -> bool {
+        let mut group = self.group.lock();
+        group.syncing = !group.waiting.is_empty();
+        !group.syncing
+    }
+
+    /// What was written to a file that somebody has deleted would be gone with the process.
+    fn has_a_name(&self) -> io::Result<()> {
+        match self.file.metadata()?.nlink() {
+            0 => Err(io::Error::other("the file was deleted")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Syncs, and tells those who have waited for what was written until `written`.
+    fn sync_up_to(&self, written: u64) -> Result<()> {
+        let result = (self.sync)(&self.file).and_then(|()| self.has_a_name());
+        let result = result.map_err(|error| (self.refused)(&error));
+        let mut group = self.group.lock();
+        let told = match &result {
+            Ok(()) => group
+                .waiting
+                .extract_if(.., |(at, _)| *at <= written)
+                .collect(),
+            Err(error) => {
+                group.failed = Some(error.clone());
+                std::mem::take(&mut group.waiting)
+            }
+        };
+        drop(group);
+        for (_, waits) in told {
+            // The asker may have gone.
+            let _ = waits.send(result.clone());
+        }
+        result
+    }
+}
+
+fn ended() -> RepoError {
+    RepoError::Unavailable("a task of the content store ended".into())
+}
+
+/// Runs `work`, which waits for the disk, on this thread; the runtime's other tasks get another one.
+fn held_up<T>(work: impl FnOnce() -> T) -> T {
+    let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
+    match flavor {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
