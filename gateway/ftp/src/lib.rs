@@ -18,5 +18,5 @@ mod server;
 mod session;
 mod work;
 
-pub use options::{Doubt, FtpOptions, Limits, TlsMode};
+pub use options::{FtpOptions, Limits, TlsMode};
 pub use server::{FtpServer, StartError};

@@ -58,26 +58,6 @@ impl Default for Limits {
     }
 }
 
-/// How long the end of a plain upload is doubted. The system ends the connections of a program that dies as cleanly as those of one
-/// that is done, data before control: only the end of the control connection tells them apart, and it comes a moment later. The wait
-/// overlaps with making the bytes durable.
-#[derive(Clone, Copy, Debug)]
-pub struct Doubt {
-    /// For a client that is near, on a machine with time to spare: its two ends come within microseconds.
-    pub shortest: Duration,
-    /// For a client that is far, and on a busy machine, where a program that dies may have to wait for the processor.
-    pub longest: Duration,
-}
-
-impl Default for Doubt {
-    fn default() -> Self {
-        Doubt {
-            shortest: Duration::from_micros(300),
-            longest: Duration::from_millis(2),
-        }
-    }
-}
-
 /// Options of the FTP head.
 #[derive(Clone, Debug)]
 pub struct FtpOptions {
@@ -96,8 +76,10 @@ pub struct FtpOptions {
     /// Whether a TLS upload counts as whole only if its end was told by close_notify. Without it, anybody on the way can
     /// cut an upload short unnoticed.
     pub tls_uploads_need_close_notify: bool,
-    /// How long the end of a plain upload is doubted.
-    pub upload_end_doubt: Doubt,
+    /// How long the end of a plain upload is doubted. The system ends the connections of a program that dies as cleanly as
+    /// those of one that is done, data before control: only the end of the control connection tells them apart, and it comes a
+    /// moment later. The wait overlaps with making the bytes durable; it is longer on a busy machine.
+    pub upload_end_doubt: Duration,
     /// Load balancers whose connections, control and passive data, begin with a PROXY protocol header.
     pub proxies: sluice_proxy::Proxies,
     /// Whether PORT and EPRT are taken (to the client's own address only).
@@ -118,7 +100,7 @@ impl Default for FtpOptions {
             tls: None,
             tls_mode: TlsMode::Off,
             tls_uploads_need_close_notify: true,
-            upload_end_doubt: Doubt::default(),
+            upload_end_doubt: Duration::from_millis(2),
             proxies: sluice_proxy::Proxies::default(),
             active_mode: true,
             banner: "Sluice ready.".to_owned(),

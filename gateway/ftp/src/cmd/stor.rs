@@ -140,13 +140,14 @@ async fn settle(
     end: End,
     path: &VirtualPath,
 ) -> Result<(), Reply> {
-    let End::Likely(doubted_until) = end else {
+    let End::Likely(since) = end else {
         return Ok(());
     };
     let sealed = upload.seal().await;
     sealed.map_err(|error| reply::refused(path, &error))?;
+    let believed = since + cx.options.upload_end_doubt;
     match &cx.control {
-        Some(control) if !control.ended_by(doubted_until).await => Ok(()),
+        Some(control) if !control.ended_by(believed).await => Ok(()),
         _ => Err(reply::aborted(true)),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
@@ -56,7 +56,7 @@ impl Control {
         };
         match bound {
             Ok((listener, port)) => {
-                self.prepared = Some(Prepared::Passive(listener, Instant::now()));
+                self.prepared = Some(Prepared::Passive(listener));
                 answer(port)
             }
             Err(error) => {

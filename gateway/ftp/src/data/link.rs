@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sluice_proxy::Proxies;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -18,8 +18,8 @@ use crate::reply::{self, Reply};
 
 /// What PASV, EPSV, PORT or EPRT left for the next transfer.
 pub(crate) enum Prepared {
-    /// Listening since then; the client has not been told before.
-    Passive(TcpListener, Instant),
+    /// Listening.
+    Passive(TcpListener),
     /// To be called, from our end of the control connection.
     Active { to: SocketAddr, from: IpAddr },
 }
@@ -29,30 +29,19 @@ type Connecting = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
 /// A data connection that comes about.
 pub(crate) struct DataLink {
     connecting: Option<Connecting>,
-    connected: Option<io::Result<Connected>>,
-    begun: Instant,
-}
-
-/// A data connection that has come about.
-struct Connected {
-    stream: TcpStream,
-    /// How long it took: no client can be nearer than that, there and back.
-    took: Duration,
+    connected: Option<io::Result<TcpStream>>,
 }
 
 impl DataLink {
     /// Only `peer` is let in, by itself or through a balancer.
     pub(crate) fn new(prepared: Prepared, peer: IpAddr, proxies: Proxies) -> DataLink {
-        let (connecting, begun): (Connecting, Instant) = match prepared {
-            Prepared::Passive(listener, begun) => {
-                (Box::pin(accept(listener, peer, proxies)), begun)
-            }
-            Prepared::Active { to, from } => (Box::pin(call(to, from)), Instant::now()),
+        let connecting: Connecting = match prepared {
+            Prepared::Passive(listener) => Box::pin(accept(listener, peer, proxies)),
+            Prepared::Active { to, from } => Box::pin(call(to, from)),
         };
         DataLink {
             connecting: Some(connecting),
             connected: None,
-            begun,
         }
     }
 
@@ -68,41 +57,32 @@ impl DataLink {
                 output = &mut work => return output,
                 result = connecting => {
                     self.connecting = None;
-                    self.connected = Some(self.connected(result));
+                    self.connected = Some(result);
                 }
             }
         }
     }
 
-    fn connected(&self, result: io::Result<TcpStream>) -> io::Result<Connected> {
-        let took = self.begun.elapsed();
-        result.map(|stream| Connected { stream, took })
-    }
-
-    async fn connect(mut self) -> io::Result<Connected> {
+    async fn connect(mut self) -> io::Result<TcpStream> {
         match (self.connected.take(), self.connecting.take()) {
             (Some(result), _) => result,
-            (None, Some(connecting)) => {
-                let result = connecting.await;
-                self.connected(result)
-            }
+            (None, Some(connecting)) => connecting.await,
             (None, None) => Err(io::Error::from(io::ErrorKind::NotConnected)),
         }
     }
 
-    /// The connection, and how long it took to come about.
-    async fn open(self, cx: &Context) -> Result<(DataStream, Duration), Reply> {
+    async fn open(self, cx: &Context) -> Result<DataStream, Reply> {
         let limit: Duration = cx.options.limits.data_connect_timeout;
-        let Connected { stream, took } = match tokio::time::timeout(limit, self.connect()).await {
-            Ok(Ok(connected)) => connected,
+        let stream = match tokio::time::timeout(limit, self.connect()).await {
+            Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(reply::no_data_connection(&error.to_string())),
             Err(_) => return Err(reply::no_data_connection("it was not opened in time")),
         };
         let Some(acceptor) = &cx.data_tls else {
-            return Ok((DataStream::Plain(stream), took));
+            return Ok(DataStream::Plain(stream));
         };
         match tokio::time::timeout(limit, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => Ok((DataStream::Tls(Box::new(stream)), took)),
+            Ok(Ok(stream)) => Ok(DataStream::Tls(Box::new(stream))),
             Ok(Err(error)) => Err(reply::data_tls_failed(&error.to_string())),
             Err(_) => Err(reply::data_tls_failed("the handshake took too long")),
         }
@@ -110,7 +90,7 @@ impl DataLink {
 
     /// The connection, for bytes to the client.
     pub(crate) async fn open_sender<'a>(self, cx: &'a Context) -> Result<Sender<'a>, Reply> {
-        let (stream, _) = self.open(cx).await?;
+        let stream = self.open(cx).await?;
         Ok(Sender::new(
             stream,
             &cx.progress,
@@ -120,8 +100,15 @@ impl DataLink {
 
     /// The connection, for bytes from the client.
     pub(crate) async fn open_receiver<'a>(self, cx: &'a Context) -> Result<Receiver<'a>, Reply> {
-        let (stream, took) = self.open(cx).await?;
-        Ok(Receiver::new(stream, took, &cx.progress, &cx.options))
+        let stream = self.open(cx).await?;
+        let limits = &cx.options.limits;
+        let strict_end = cx.options.tls_uploads_need_close_notify;
+        Ok(Receiver::new(
+            stream,
+            &cx.progress,
+            limits.transfer_stall_timeout,
+            strict_end,
+        ))
     }
 }
 

@@ -8,7 +8,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::stream::DataStream;
 use crate::context::Progress;
-use crate::options::{Doubt, FtpOptions};
 use crate::reply::{self, Reply};
 
 /// First buffer: small documents are many, and most fit, their end included. What is not written to costs nothing.
@@ -23,15 +22,13 @@ const ROOM_MIN_BYTES: usize = 16 * 1024;
 const ONE_PIECE_BYTES_MAX: usize = 4 * 1024;
 /// And it came at once, not from a source that gives little by little.
 const ONE_PIECE_TIME: Duration = Duration::from_millis(5);
-/// A processor that is given away and comes back later than this was wanted by others.
-const TURN_TIME: Duration = Duration::from_micros(50);
 
 /// How far the clean end of an upload can be believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     /// The client has said so itself (TLS close_notify), or it came in one piece.
     Certain,
-    /// The connection was closed in order, perhaps by the system because the client died: to be doubted until then.
+    /// The connection was closed in order at this moment, perhaps by the system because the client died.
     Likely(Instant),
 }
 
@@ -40,9 +37,6 @@ pub(crate) struct Receiver<'a> {
     stream: DataStream,
     progress: &'a Progress,
     stall: Duration,
-    /// How long the connection took to come about.
-    took: Duration,
-    doubt: Doubt,
     /// Whether a TLS connection must end with close_notify.
     strict_end: bool,
     buffer: BytesMut,
@@ -55,17 +49,15 @@ pub(crate) struct Receiver<'a> {
 impl<'a> Receiver<'a> {
     pub(crate) fn new(
         stream: DataStream,
-        took: Duration,
         progress: &'a Progress,
-        options: &FtpOptions,
+        stall: Duration,
+        strict_end: bool,
     ) -> Receiver<'a> {
         Receiver {
             stream,
             progress,
-            stall: options.limits.transfer_stall_timeout,
-            took,
-            doubt: options.upload_end_doubt,
-            strict_end: options.tls_uploads_need_close_notify,
+            stall,
+            strict_end,
             buffer: BytesMut::with_capacity(BUFFER_FIRST_BYTES),
             begun: Instant::now(),
             reads: 0,
@@ -108,32 +100,16 @@ impl<'a> Receiver<'a> {
 
     /// Answers the client's end with ours: clients wait for our close_notify before they look for the reply.
     pub(crate) async fn finish(mut self) -> End {
+        let ended = Instant::now();
         let one_piece = self.reads == 1
             && self.bytes <= ONE_PIECE_BYTES_MAX
             && self.begun.elapsed() < ONE_PIECE_TIME;
-        let end = if self.close_notify || one_piece {
-            End::Certain
-        } else {
-            End::Likely(self.doubted_until())
-        };
         // The bytes are here already; whether the client still listens on this connection changes nothing.
         let _ = tokio::time::timeout(self.stall, self.stream.shutdown()).await;
-        end
-    }
-
-    /// When an end that came at this moment is to be believed. Called at once on the thread that it has woken.
-    fn doubted_until(&self) -> Instant {
-        // A program that dies on this machine may have been interrupted by this very thread, between the ends of its two connections. So
-        // it gets the processor back, and all who stand in line for it get their turn; where nobody does, this is no wait.
-        let ended = Instant::now();
-        std::thread::yield_now();
-        let now = Instant::now();
-        let doubt = if now.duration_since(ended) > TURN_TIME {
-            self.doubt.longest
+        if self.close_notify || one_piece {
+            End::Certain
         } else {
-            // A way that takes long is not equally long for both ends.
-            self.took.max(self.doubt.shortest).min(self.doubt.longest)
-        };
-        now + doubt
+            End::Likely(ended)
+        }
     }
 }
