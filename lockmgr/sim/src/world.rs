@@ -474,11 +474,15 @@ impl World {
 
     /// The connection with the life lock is gone; the database knows at once, the node some time.
     fn life_breaks(&mut self, slot: usize) {
-        let Some(node) = &self.nodes[slot] else {
+        let Some(node) = &mut self.nodes[slot] else {
             return;
         };
         let (me, door) = (node.me, node.door.clone());
         door.lose_life(me);
+        // A lock is lost once: with a second notice the node would ask twice, and its own lock would refuse it for ever.
+        if node.life.take().is_none() {
+            return;
+        }
         let wait = self.random.between(0, 1_500);
         self.after(wait, Event::Input(me, Input::LifeLost));
     }
