@@ -268,10 +268,11 @@ async fn blocking<T: Send + 'static>(
 
 #[async_trait]
 impl Objects for Folder {
-    fn inline_bytes(&self) -> u64 {
+    fn inline_bytes(&self, alone: bool) -> u64 {
         match self.packs {
-            Some(_) => pack::OBJECT_BYTES_MIN,
-            None => 64 << 10,
+            // With nobody to share its sync with, a pack's is one more.
+            Some(_) if !alone => pack::OBJECT_BYTES_MIN,
+            _ => 64 << 10,
         }
     }
 

@@ -7,8 +7,8 @@ use sluice_repo::{ObjectId, Result};
 /// Keeps immutable objects by name.
 #[async_trait]
 pub trait Objects: Send + Sync {
-    /// Documents up to this length are cheaper in the metadata than in an object here.
-    fn inline_bytes(&self) -> u64 {
+    /// Documents up to this length are cheaper in the metadata than in an object here; `alone`: no other one is on its way to its commit.
+    fn inline_bytes(&self, _alone: bool) -> u64 {
         64 << 10
     }
 

@@ -1,7 +1,7 @@
 //! The content store: working contents, reads of versions, housekeeping.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -54,6 +54,8 @@ pub(crate) struct Shared {
     /// Working contents that exist.
     pub(crate) live: Mutex<HashMap<u64, Weak<Core>>>,
     keys: AtomicU64,
+    /// Contents that were sealed and not committed since.
+    unsettled: AtomicUsize,
     /// Random, for this run.
     run: u64,
     made: AtomicU64,
@@ -68,6 +70,21 @@ impl Shared {
     fn new_id(&self) -> ObjectId {
         let count = self.made.fetch_add(1, Ordering::Relaxed);
         ObjectId::new(self.options.uploader, self.run, count)
+    }
+
+    /// A content is sealed. Whether it is the only one between seal and commit.
+    pub(crate) fn unsettle(&self, unsettled: &mut bool) -> bool {
+        match std::mem::replace(unsettled, true) {
+            true => self.unsettled.load(Ordering::Relaxed) == 1,
+            false => self.unsettled.fetch_add(1, Ordering::Relaxed) == 0,
+        }
+    }
+
+    /// It is committed, or will not be.
+    pub(crate) fn settle(&self, unsettled: &mut bool) {
+        if std::mem::take(unsettled) {
+            self.unsettled.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn next_key(&self) -> u64 {
@@ -98,6 +115,7 @@ impl Store {
             runtime: Handle::current(),
             live: Mutex::new(HashMap::new()),
             keys: AtomicU64::new(0),
+            unsettled: AtomicUsize::new(0),
             run: u64::from_le_bytes(run),
             made: AtomicU64::new(0),
         };

@@ -49,6 +49,8 @@ struct State {
     uploads: Vec<Arc<Upload>>,
     /// Why an upload in the background failed, until someone was told.
     failed: Option<RepoError>,
+    /// It was sealed, and not committed since: counts in `Shared::unsettled`.
+    unsettled: bool,
     /// Objects made here that no seal has named: garbage once the map lets go of them.
     made: HashSet<ObjectId>,
     /// Objects that a seal has named, with its stamp, until the commit is known.
@@ -87,6 +89,7 @@ impl Core {
                 changes: Changes::default(),
                 uploads: Vec::new(),
                 failed: None,
+                unsettled: false,
                 made: HashSet::new(),
                 sealed: HashMap::new(),
             }),
@@ -299,7 +302,9 @@ fn end_of(offset: u64, data: &Bytes) -> Result<u64> {
 impl Drop for Core {
     fn drop(&mut self) {
         self.shared.live.lock().remove(&self.key);
-        let made = std::mem::take(&mut self.state.get_mut().made);
+        let state = self.state.get_mut();
+        self.shared.settle(&mut state.unsettled);
+        let made = std::mem::take(&mut state.made);
         self.discard(made.into_iter().collect());
     }
 }
@@ -399,7 +404,8 @@ impl WorkingContent for Core {
                     generation: state.stamp,
                 });
             }
-            let small = state.len <= self.shared.objects.inline_bytes();
+            let alone = self.shared.unsettle(&mut state.unsettled);
+            let small = state.len <= self.shared.objects.inline_bytes(alone);
             small.then(|| {
                 let stamp = state.stamp;
                 state.changes.sealed(stamp);
@@ -415,6 +421,7 @@ impl WorkingContent for Core {
     fn committed(&self, sealed: &Sealed) {
         let mut state = self.state.lock();
         state.committed = state.committed.max(sealed.generation);
+        self.shared.settle(&mut state.unsettled);
         state.changes.committed(sealed.generation);
         state.base = sealed.manifest.clone();
         state.sealed.retain(|_, stamp| *stamp > sealed.generation);
