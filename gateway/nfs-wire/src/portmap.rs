@@ -22,6 +22,8 @@ pub const PROC_DUMP: u32 = 4;
 
 /// IP protocol number of TCP.
 pub const IPPROTO_TCP: u32 = 6;
+/// IP protocol number of UDP.
+pub const IPPROTO_UDP: u32 = 17;
 
 xdr_struct! {
     /// One registration of portmapper v2 (`mapping`).

@@ -58,6 +58,8 @@ impl Credential {
 pub(crate) struct Call<'a> {
     pub(crate) head: &'a Arc<Head>,
     pub(crate) caller: Caller,
+    /// The address that the client called.
+    pub(crate) called: IpAddr,
 }
 
 /// A node that a handle led to.
@@ -91,6 +93,7 @@ impl<'a> Call<'a> {
         Ok(Self {
             head,
             caller: Caller { identity, client },
+            called: connection.called,
         })
     }
 

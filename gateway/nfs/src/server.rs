@@ -15,7 +15,7 @@ use crate::clients::Clients;
 use crate::conn;
 use crate::drc::ReplyCache;
 use crate::handle::HandleCodec;
-use crate::nlm::LockManager;
+use crate::nlm::{self, LockManager, Recovery};
 
 /// The portmapper's well-known port: a listener there only tells where the others are.
 pub(crate) const PORTMAP_PORT: u16 = 111;
@@ -34,6 +34,8 @@ pub struct NfsOptions {
     pub proxies: sluice_proxy::Proxies,
     /// Where clients' portmappers are asked for the port to tell about granted locks; 111 but in tests.
     pub client_portmap_port: u16,
+    /// How long new locks wait for those that clients take again, after a start or the loss of a node.
+    pub grace: Duration,
 }
 
 impl NfsOptions {
@@ -44,6 +46,7 @@ impl NfsOptions {
             connections_max: 4096,
             proxies: sluice_proxy::Proxies::default(),
             client_portmap_port: PORTMAP_PORT,
+            grace: nlm::GRACE,
         }
     }
 }
@@ -65,6 +68,7 @@ pub(crate) struct Head {
     pub(crate) replies: ReplyCache,
     pub(crate) clients: Clients,
     pub(crate) locks: LockManager,
+    pub(crate) recovery: Recovery,
     pub(crate) proxies: sluice_proxy::Proxies,
     /// The port that portmapper answers name, for connections that come in on port 111.
     pub(crate) main_port: u16,
@@ -110,11 +114,13 @@ impl NfsHead {
             .find(|p| *p != PORTMAP_PORT)
             .or_else(|| ports().next())
             .unwrap_or(0);
+        let recovery = Recovery::begin(&vfs, options.grace).await;
         let head = Arc::new(Head {
             handles: HandleCodec::new(&vfs.handle_key()),
             replies: ReplyCache::new(),
             clients: Clients::new(vfs.clone()),
             locks: LockManager::new(options.client_portmap_port),
+            recovery,
             proxies: options.proxies,
             vfs,
             main_port,
@@ -148,6 +154,7 @@ impl NfsHead {
                 stop.clone(),
             ));
         }
+        tasks.spawn(nlm::recover(self.head.clone(), stop.clone()));
         for socket in self.datagrams {
             tasks.spawn(crate::datagram::serve(
                 self.head.clone(),
@@ -200,7 +207,7 @@ async fn accept_loop(
         let (head, stop) = (head.clone(), stop.clone());
         tasks.spawn(async move {
             match head.proxies.ends(&mut stream, peer).await {
-                Ok(ends) => conn::run(head, stream, ends.client, stop).await,
+                Ok(ends) => conn::run(head, stream, ends, stop).await,
                 Err(error) => warn!(%peer, %error, "NFS connection refused"),
             }
             drop(place);

@@ -16,6 +16,7 @@ mod identity;
 mod listener;
 mod listing;
 mod lock_bridge;
+mod memory;
 mod metrics;
 mod open;
 mod orphans;

@@ -16,6 +16,7 @@ use sluice_nfs_wire::nfs3::{self, Stability};
 use sluice_nfs_wire::record::RecordReader;
 use sluice_nfs_wire::rpc::{self, CallHeader, Incoming};
 use sluice_nfs_wire::xdr::{Decoder, Encoder};
+use sluice_proxy::Ends;
 use sluice_vfs::in_own_task;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -49,6 +50,8 @@ pub(crate) struct Connection {
     pub(crate) peer: SocketAddr,
     /// The port it came in on.
     pub(crate) local_port: u16,
+    /// The address that the client called.
+    pub(crate) called: IpAddr,
     /// The clients seen on it.
     pub(crate) clients: ConnectionClients,
 }
@@ -70,16 +73,15 @@ pub(crate) struct IncomingCall {
 }
 
 /// Serves a connection until its end, its first malformed record, or `stop`.
-pub(crate) async fn run(
-    head: Arc<Head>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    stop: CancellationToken,
-) {
-    let local_port = stream.local_addr().map_or(0, |a| a.port());
+pub(crate) async fn run(head: Arc<Head>, stream: TcpStream, ends: Ends, stop: CancellationToken) {
+    let peer = ends.client;
+    let local = stream.local_addr().ok();
+    let local_port = local.map_or(0, |a| a.port());
+    let called = ends.called.or(local).unwrap_or(peer);
     let connection = Arc::new(Connection {
         peer,
         local_port,
+        called: called.ip().to_canonical(),
         clients: ConnectionClients::default(),
     });
     debug!(%peer, "NFS connection");

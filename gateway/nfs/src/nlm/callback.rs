@@ -26,7 +26,7 @@ pub(super) async fn granted(
     args: &LockArgs,
     version: u32,
 ) -> io::Result<Stat> {
-    let port = lock_manager_port(address, portmap_port, version).await?;
+    let port = port_of(address, portmap_port, (nlm::PROGRAM, version)).await?;
     let header = header(nlm::PROGRAM, version, nlm::Procedure::Granted as u32);
     let mut reply = call(SocketAddr::new(address, port), header, |e| {
         args.encode(e, LockForm::Test, version)
@@ -36,14 +36,19 @@ pub(super) async fn granted(
     Ok(answer.stat)
 }
 
-async fn lock_manager_port(address: IpAddr, portmap_port: u16, version: u32) -> io::Result<u16> {
+/// Where a client has a program on TCP.
+pub(super) async fn port_of(
+    address: IpAddr,
+    portmap_port: u16,
+    (program, version): (u32, u32),
+) -> io::Result<u16> {
     let header = header(
         portmap::PROGRAM,
         portmap::PORTMAP_VERSION,
         portmap::PROC_GET,
     );
     let wanted = Mapping {
-        program: nlm::PROGRAM,
+        program,
         version,
         protocol: IPPROTO_TCP,
         port: 0,
@@ -54,11 +59,11 @@ async fn lock_manager_port(address: IpAddr, portmap_port: u16, version: u32) -> 
     .await?;
     match u16::try_from(reply.u32().map_err(malformed)?) {
         Ok(port) if port != 0 => Ok(port),
-        _ => Err(io::Error::other("the client has no lock manager on TCP")),
+        _ => Err(io::Error::other("the client does not have that on TCP")),
     }
 }
 
-fn header(program: u32, version: u32, procedure: u32) -> CallHeader {
+pub(super) fn header(program: u32, version: u32, procedure: u32) -> CallHeader {
     CallHeader {
         program,
         version,
@@ -69,7 +74,7 @@ fn header(program: u32, version: u32, procedure: u32) -> CallHeader {
 }
 
 /// One call on a connection of its own; returns the results.
-async fn call(
+pub(super) async fn call(
     to: SocketAddr,
     header: CallHeader,
     args: impl FnOnce(&mut Encoder),
@@ -100,16 +105,22 @@ async fn call(
     let mut reply = tokio::time::timeout(CALL_TIMEOUT, exchange)
         .await
         .map_err(|_| io::ErrorKind::TimedOut)??;
-    match rpc::decode_incoming(&mut reply) {
-        Ok(Incoming::Reply(XID)) => {}
+    results(&mut reply, XID)?;
+    Ok(reply)
+}
+
+/// Reads a reply up to its results.
+pub(super) fn results(reply: &mut Decoder, xid: u32) -> io::Result<()> {
+    match rpc::decode_incoming(reply) {
+        Ok(Incoming::Reply(number)) if number == xid => {}
         _ => return Err(io::Error::other("not the reply to this call")),
     }
-    match ReplyHead::decode(&mut reply).map_err(malformed)? {
-        ReplyHead::Success => Ok(reply),
+    match ReplyHead::decode(reply).map_err(malformed)? {
+        ReplyHead::Success => Ok(()),
         head => Err(io::Error::other(format!("refused: {head:?}"))),
     }
 }
 
-fn malformed(error: XdrError) -> io::Error {
+pub(super) fn malformed(error: XdrError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }

@@ -2,10 +2,15 @@
 //!
 //! A lock that has to wait is answered BLOCKED; when it is granted the client is told by a call of its own lock manager
 //! (`callback.rs`), and it may also ask again. Owners are the client's name, its process number and its own bytes.
+//!
+//! Locks are gone with the node that had them. Their clients are remembered and told, and take them again (`recovery.rs`).
 
 mod callback;
 mod held;
+mod notice;
 mod owner;
+mod recovery;
+mod remembered;
 mod shares;
 mod waiting;
 
@@ -28,6 +33,7 @@ use crate::server::Head;
 use crate::status;
 
 pub(crate) use held::LockManager;
+pub(crate) use recovery::{GRACE, Recovery, recover};
 
 /// Answers one NLM call.
 pub(crate) async fn answer(
@@ -169,6 +175,14 @@ async fn lock(call: &Call<'_>, args: &LockArgs, version: u32) -> Stat {
     let locks = &call.head.locks;
     if let Some(stat) = locks.ask_again(&call.caller, &place, &lock) {
         return stat;
+    }
+    let recovery = &call.head.recovery;
+    if !args.reclaim && recovery.is_grace() {
+        return Stat::DeniedGracePeriod;
+    }
+    // Before the client can hold something that it would have to be told of.
+    if let Err(error) = recovery.remember(call).await {
+        return failure(&error);
     }
     match place.tree.lock(place.node, lock.clone(), false).await {
         Ok(()) => match locks.remember(&call.caller, &place, &lock) {

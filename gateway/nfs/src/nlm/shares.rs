@@ -31,6 +31,13 @@ pub(super) async fn share(call: &Call<'_>, args: &ShareArgs) -> Stat {
         Ok(entered) => entered,
         Err(stat) => return stat,
     };
+    let recovery = &call.head.recovery;
+    if !args.reclaim && recovery.is_grace() {
+        return Stat::DeniedGracePeriod;
+    }
+    if let Err(error) = recovery.remember(call).await {
+        return failure(&error);
+    }
     let opened = match place.tree.open(request(&place, args)).await {
         Ok(opened) => opened.open,
         Err(VfsError::Delay) => return Stat::DeniedGracePeriod,

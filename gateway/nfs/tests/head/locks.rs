@@ -427,3 +427,96 @@ async fn a_lock_on_a_forged_handle_is_stale() {
         Stat::StaleFh
     );
 }
+
+/// A client's portmapper and status monitor on one UDP port: waits until it is told that the server has lost its locks.
+async fn take_notice(socket: &UdpSocket) -> NotifyArgs {
+    let port = socket.local_addr().expect("address").port();
+    let mut bytes = vec![0; 2048];
+    loop {
+        let (length, from) = socket.recv_from(&mut bytes).await.expect("a datagram");
+        let mut d = Decoder::new(Bytes::copy_from_slice(&bytes[..length]));
+        let Ok(Incoming::Call(xid, header)) = rpc::decode_incoming(&mut d) else {
+            panic!("a call");
+        };
+        let mut e = Encoder::new();
+        ReplyHead::Success.encode(xid, &mut e);
+        if header.program == portmap::PROGRAM {
+            e.u32(u32::from(port));
+        }
+        socket.send_to(&e.into_bytes(), from).await.expect("sent");
+        if header.program == nsm::PROGRAM {
+            assert_eq!(header.procedure, nsm::PROC_NOTIFY);
+            return d.last().expect("the notice");
+        }
+    }
+}
+
+#[tokio::test]
+async fn clients_of_a_restarted_server_are_told_and_take_their_locks_again_before_others_lock() {
+    let monitor = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
+    let port = monitor.local_addr().expect("address").port();
+    let mut server = Server::start_with_callbacks(port).await;
+    let (mut a, _, file) = two(&server).await;
+    let of_a = range(&file, "client-a", 0, 10, false);
+    let of_b = range(&file, "client-b", 0, 10, false);
+    assert_eq!(lock(&mut a, &of_a).await, Stat::Granted);
+    let mut state = 0;
+    // Twice: what was taken again is remembered again.
+    for _ in 0..2 {
+        server = server.restart().await;
+        let told = take_notice(&monitor).await;
+        assert_eq!(&told.name.0[..], b"127.0.0.1", "as the client called it");
+        assert!(told.state > state && told.state % 2 == 1, "{}", told.state);
+        state = told.state;
+        let mut a = Client::connect_as(server.address, "client-a", 1000).await;
+        let mut b = Client::connect_as(server.address, "client-b", 1000).await;
+        assert_eq!(lock(&mut b, &of_b).await, Stat::DeniedGracePeriod);
+        let again = LockArgs {
+            reclaim: true,
+            ..of_a.clone()
+        };
+        assert_eq!(lock(&mut a, &again).await, Stat::Granted);
+        let mut answer = lock(&mut b, &of_b).await;
+        while answer == Stat::DeniedGracePeriod {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            answer = lock(&mut b, &of_b).await;
+        }
+        assert_eq!(answer, Stat::Denied, "the first client has it again");
+    }
+}
+
+#[tokio::test]
+async fn a_client_without_a_monitor_on_udp_is_told_over_tcp() {
+    let monitor = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let port = monitor.local_addr().expect("address").port();
+    let server = Server::start_with_callbacks(port).await;
+    let (mut a, _, file) = two(&server).await;
+    let of_a = range(&file, "client-a", 0, 10, false);
+    assert_eq!(lock(&mut a, &of_a).await, Stat::Granted);
+    let _server = server.restart().await;
+    loop {
+        let (mut stream, _) = monitor.accept().await.expect("a call");
+        let (xid, program, args) = incoming(&mut stream).await;
+        let mut e = Encoder::new();
+        ReplyHead::Success.encode(xid, &mut e);
+        if program == portmap::PROGRAM {
+            e.u32(u32::from(port));
+        }
+        answer(&mut stream, e.into_bytes()).await;
+        if program == nsm::PROGRAM {
+            let told: NotifyArgs = args.last().expect("the notice");
+            assert_eq!(&told.name.0[..], b"127.0.0.1");
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_restarted_server_whose_clients_had_no_locks_lets_nobody_wait() {
+    let server = Server::start().await;
+    let (_, _, file) = two(&server).await;
+    let server = server.restart().await;
+    let mut b = Client::connect_as(server.address, "client-b", 1000).await;
+    let of_b = range(&file, "client-b", 0, 10, false);
+    assert_eq!(lock(&mut b, &of_b).await, Stat::Granted);
+}

@@ -19,6 +19,9 @@ use tokio_util::sync::CancellationToken;
 /// A writer's place is given up after this; short, so that tests need not wait long.
 const PLACE_IDLE: Duration = Duration::from_millis(300);
 
+/// New locks wait so long after a start, if there is somebody whose locks are gone.
+const GRACE: Duration = Duration::from_secs(2);
+
 pub struct Server {
     pub address: SocketAddr,
     folder: TempDir,
@@ -66,6 +69,7 @@ impl Server {
         let vfs = vfs.await.expect("a file layer");
         let mut options = NfsOptions::new(vec![SocketAddr::from(([127, 0, 0, 1], 0))]);
         options.client_portmap_port = callback_port;
+        options.grace = GRACE;
         let head = NfsHead::bind(vfs.clone(), options).await.expect("binds");
         let stop = CancellationToken::new();
         Self {

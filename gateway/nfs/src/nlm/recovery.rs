@@ -1,0 +1,146 @@
+//! What becomes of NLM locks whose node is gone: their clients are told (SM_NOTIFY) and take them again by LOCK with `reclaim`.
+//!
+//! A node that starts tells those that it remembers from before. For [`GRACE`] after that, and only if there is somebody to tell,
+//! new locks are answered DENIED_GRACE_PERIOD, upon which clients ask again by themselves: they must not overtake one that is
+//! taken again. Nothing else waits: what was locked is known to nobody, so an open through another protocol, or a lock on another
+//! node, may come before the lock that would have denied it.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use sluice_vfs::{Vfs, VfsError};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::notice;
+use super::remembered::{LockClient, Remembered, of_node};
+use crate::call::Call;
+use crate::server::Head;
+
+/// How long new locks wait for those that clients take again: some times the 5 s after which a Linux client asks again.
+pub(crate) const GRACE: Duration = Duration::from_secs(20);
+
+/// Pauses before each attempt to tell a client; some quarter of an hour in all.
+const TELL_PAUSES: [Duration; 9] = [
+    Duration::ZERO,
+    Duration::from_secs(2),
+    Duration::from_secs(5),
+    Duration::from_secs(10),
+    Duration::from_secs(30),
+    Duration::from_secs(60),
+    Duration::from_secs(120),
+    Duration::from_secs(240),
+    Duration::from_secs(480),
+];
+/// Clients told at a time.
+const TOLD_AT_ONCE: usize = 64;
+
+/// The number of starts: each makes a state of the server that clients have not heard of.
+const STATE: &str = "nfs.nsm_state";
+
+/// See the module's head.
+pub(crate) struct Recovery {
+    remembered: Remembered,
+    /// Who had locks before this start.
+    before: Vec<LockClient>,
+    /// Until when new locks wait.
+    until: Mutex<Option<Instant>>,
+}
+
+impl Recovery {
+    /// Reads whom to tell. Before the first request is served, so that no lock comes before those that are taken again.
+    pub(crate) async fn begin(vfs: &Vfs, grace: Duration) -> Self {
+        let read = async {
+            let start = vfs.next_number(STATE).await?;
+            Ok::<_, VfsError>((start, of_node(vfs, vfs.member()).await?))
+        };
+        let (start, before) = read.await.unwrap_or_else(|error| {
+            warn!(%error, "it can't be read which NFS clients had locks: they are not told that these are gone");
+            (0, Vec::new())
+        });
+        let until = (!before.is_empty()).then(|| Instant::now() + grace);
+        Self {
+            remembered: Remembered::new(vfs.member(), start, before.clone()),
+            before,
+            until: Mutex::new(until),
+        }
+    }
+
+    /// Whether new locks wait.
+    pub(super) fn is_grace(&self) -> bool {
+        let mut until = self.until.lock();
+        if until.is_some_and(|until| until <= Instant::now()) {
+            *until = None;
+        }
+        until.is_some()
+    }
+
+    /// Remembers a client that is about to lock something.
+    pub(super) async fn remember(&self, call: &Call<'_>) -> Result<(), VfsError> {
+        let vfs = &call.head.vfs;
+        self.remembered.add(vfs, call.address(), call.called).await
+    }
+}
+
+/// Tells those who had locks before this start, until `stop`.
+pub(crate) async fn recover(head: Arc<Head>, stop: CancellationToken) {
+    let own = async {
+        let recovery = &head.recovery;
+        let told = tell_all(&head, &recovery.before, recovery.remembered.start).await;
+        if let Err(error) = recovery.remembered.forget(&head.vfs, &told).await {
+            debug!(%error, "clients that were told are told again after the next start");
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = own => {}
+    }
+}
+
+/// Tells clients, many at a time; those that have answered.
+async fn tell_all(head: &Arc<Head>, clients: &[LockClient], number: u64) -> Vec<LockClient> {
+    let room = Arc::new(Semaphore::new(TOLD_AT_ONCE));
+    let port = head.locks.client_portmap_port;
+    let mut tasks = tokio::task::JoinSet::new();
+    let mut seen = HashSet::new();
+    for client in clients {
+        if seen.insert((client.address, client.called)) {
+            tasks.spawn(tell(*client, port, state_of(number), Arc::clone(&room)));
+        }
+    }
+    let told = tasks.join_all().await;
+    told.into_iter().flatten().collect()
+}
+
+/// A state is odd while its host is up, and grows.
+fn state_of(number: u64) -> i32 {
+    let odd = number.wrapping_mul(2).wrapping_add(1);
+    i32::try_from(odd & 0x7fff_ffff).unwrap_or(1)
+}
+
+async fn tell(
+    client: LockClient,
+    portmap_port: u16,
+    state: i32,
+    room: Arc<Semaphore>,
+) -> Option<LockClient> {
+    let address = client.address;
+    for pause in TELL_PAUSES {
+        tokio::time::sleep(pause).await;
+        let Ok(_turn) = room.acquire().await else {
+            return None;
+        };
+        match notice::tell(&client, portmap_port, state).await {
+            Ok(()) => {
+                info!(client = %address, state, "an NFS client was told that its locks are gone");
+                return Some(client);
+            }
+            Err(error) => debug!(client = %address, %error, "SM_NOTIFY not delivered"),
+        }
+    }
+    warn!(client = %address, "an NFS client can't be told that its locks are gone");
+    None
+}
