@@ -42,6 +42,7 @@ fn every_invariant_holds_through_kills_pauses_partitions_and_a_failing_database(
                 total.faults += report.faults;
                 total.losses += report.losses;
                 total.fenced += report.fenced;
+                total.forced += report.forced;
             }
             Err(violation) => panic!("{violation}"),
         }
