@@ -84,33 +84,43 @@ impl Inner {
         if self.is_lost() {
             return;
         }
-        match PeerMessage::from_bytes(bytes) {
-            Some(PeerMessage::Token(message)) => {
+        if let Some(message) = PeerMessage::from_bytes(bytes) {
+            self.heard(from, message);
+        }
+    }
+
+    fn heard(self: &Arc<Self>, from: Member, message: PeerMessage) {
+        match message {
+            PeerMessage::Token(message) => {
                 let at = self.machines.of_shard(message.shard);
                 self.step_at(at, Event::Message { from, message });
             }
-            Some(PeerMessage::Call(number, call)) => self.called(from, number, call),
-            Some(PeerMessage::Reply(number, reply)) => {
+            PeerMessage::Call(number, call) => self.called(from, number, call),
+            PeerMessage::Reply(number, reply) => {
                 if let Some(called) = self.calls.lock().remove(&number) {
                     // Who asked may be gone.
                     let _ = called.answer.send(reply);
                 }
             }
-            Some(PeerMessage::Note(note)) => {
+            PeerMessage::Note(note) => {
                 if let Some(host) = self.host.get() {
                     host.noted(from, note);
                 }
             }
-            Some(PeerMessage::Ping(number)) => self.pinged(from, number),
-            Some(PeerMessage::Pong(number)) => self.ears.ponged(from, number),
-            Some(PeerMessage::LeaseUnused(lease, by)) => self.locks.leave_lease(lease, by),
-            Some(PeerMessage::Piece { last, bytes }) => {
-                // No piece holds pieces: a whole message is shorter than that.
-                if let Some(whole) = self.pieces.take(from, last, &bytes) {
-                    self.received(from, &whole);
+            PeerMessage::Ping(number) => self.pinged(from, number),
+            PeerMessage::Pong(number) => self.ears.ponged(from, number),
+            PeerMessage::LeaseUnused(lease, by) => self.locks.leave_lease(lease, by),
+            PeerMessage::Piece { last, bytes } => {
+                let whole = self.pieces.take(from, last, &bytes);
+                match whole.and_then(|whole| PeerMessage::from_bytes(&whole)) {
+                    // Nobody sends that, and it could go on for as deep as a message is long.
+                    Some(PeerMessage::Piece { .. }) => {
+                        tracing::error!(%from, "a node sends pieces of pieces; they are dropped");
+                    }
+                    Some(message) => self.heard(from, message),
+                    None => {}
                 }
             }
-            None => {}
         }
     }
 
