@@ -1,4 +1,5 @@
-//! The first words on a fresh connection: who calls whom, for what, and how far the link between the two is.
+//! The first words on a fresh connection: who calls whom, for what, in which versions of the peer protocol, and how far the link
+//! between the two is.
 
 use std::fmt;
 use std::io;
