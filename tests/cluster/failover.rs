@@ -45,7 +45,135 @@ fn report(what: &str, mut measured: Vec<Duration>) {
     );
 }
 
-/// A client of the third node has a document when `lose` happens to that node; `mend` brings it back.
+/// Between two opens of a neighbour. Clients that never rest keep the processors of a small machine busy by themselves, and
+/// what they wait for is its scheduler.
+const PAUSE: Duration = Duration::from_millis(2);
+/// Documents that nobody has when the node is lost.
+const UNHELD: usize = 8;
+
+/// The longest of a client's waits.
+#[derive(Clone, Copy, Default)]
+struct Waited {
+    longest: Duration,
+    /// When it began, since the loss.
+    at: Duration,
+}
+
+/// Opens a document of the client's own over and over until it is told to stop.
+fn open_often(
+    client: &mut SmbClient,
+    name: &str,
+    lost: Instant,
+    stop: &AtomicBool,
+) -> anyhow::Result<Waited> {
+    let mut waited = Waited::default();
+    while !stop.load(Ordering::Relaxed) {
+        let asked = Instant::now();
+        ensure!(open(client, name)?.is_ok(), "a neighbour's document");
+        if asked.elapsed() > waited.longest {
+            waited.longest = asked.elapsed();
+            waited.at = asked - lost;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Ok(waited)
+}
+
+/// Tries until the document of the lost node is free.
+fn open_when_free(asker: &mut SmbClient, name: &str, lost: Instant) -> anyhow::Result<Duration> {
+    while open(asker, name)?.is_err() {
+        ensure!(lost.elapsed() < STUCK, "still refused after {STUCK:?}");
+        std::thread::sleep(PAUSE);
+    }
+    Ok(lost.elapsed())
+}
+
+/// What clients waited for in all rounds.
+#[derive(Default)]
+struct Waits {
+    /// A document that the lost node held.
+    held: Vec<Duration>,
+    /// At most, for a document that another node held.
+    others: Vec<Waited>,
+    /// For the first open of a document that nobody held.
+    unheld: Vec<Duration>,
+}
+
+/// A client of the third node has a document when `lose` happens to that node. Clients of the other nodes open documents of their
+/// own meanwhile, and such as nobody had.
+fn lose_once(
+    cluster: &mut Cluster,
+    round: usize,
+    waits: &mut Waits,
+    lose: impl FnOnce(&mut Cluster) -> Outcome,
+) -> Outcome {
+    cluster.wait_until_spread()?;
+    let mut owner = cluster.node(2).smb()?;
+    let name = format!("held{round}");
+    let rights = access::READ | access::WRITE;
+    let opened = owner.create(
+        &name,
+        rights,
+        share::READ,
+        disposition::OPEN_IF,
+        Cache::None,
+    )?;
+    ensure!(opened.is_ok(), "the lost node's client has the document");
+    let mut asker = cluster.node(0).smb()?;
+    let refused = open(&mut asker, &name)?;
+    ensure!(refused == Err(status::SHARING_VIOLATION), "{refused:?}");
+    let (mut neighbours, mut newcomers) = (Vec::new(), Vec::new());
+    for at in 0..2 {
+        let (mut client, name) = (cluster.node(at).smb()?, format!("neighbour{at}"));
+        ensure!(open(&mut client, &name)?.is_ok(), "before the loss");
+        neighbours.push((client, name));
+    }
+    for at in 0..UNHELD {
+        newcomers.push((cluster.node(at % 2).smb()?, unheld(round, at)));
+    }
+    let (stop, lost) = (&AtomicBool::new(false), Instant::now());
+    lose(cluster)?;
+    std::thread::scope(|scope| {
+        let neighbours: Vec<_> = neighbours
+            .into_iter()
+            .map(|(mut client, name)| {
+                scope.spawn(move || open_often(&mut client, &name, lost, stop))
+            })
+            .collect();
+        let newcomers: Vec<_> = newcomers
+            .into_iter()
+            .map(|(mut client, name)| {
+                scope.spawn(move || {
+                    ensure!(open(&mut client, &name)?.is_ok(), "nobody has it");
+                    Ok(lost.elapsed())
+                })
+            })
+            .collect();
+        let free = open_when_free(&mut asker, &name, lost);
+        stop.store(true, Ordering::Relaxed);
+        for thread in neighbours {
+            let waited = thread
+                .join()
+                .map_err(|_| anyhow::anyhow!("a neighbour panicked"))?;
+            waits.others.push(waited?);
+        }
+        for thread in newcomers {
+            let waited = thread
+                .join()
+                .map_err(|_| anyhow::anyhow!("a newcomer panicked"))?;
+            waits.unheld.push(waited?);
+        }
+        waits.held.push(free?);
+        Ok(())
+    })
+}
+
+/// The name of a document that nobody has in this round.
+fn unheld(round: usize, at: usize) -> String {
+    format!("unheld{round}-{at}")
+}
+
+/// Loses the third node so many times; `mend` brings it back.
 fn lose_often(
     mut cluster: Cluster,
     rounds: usize,
@@ -53,51 +181,44 @@ fn lose_often(
     lose: impl Fn(&mut Cluster) -> Outcome,
     mend: impl Fn(&mut Cluster) -> Outcome,
 ) -> Outcome {
-    let (mut held, mut others) = (Vec::new(), Vec::new());
+    // What a node had that is gone is nobody's.
+    let mut maker = cluster.node(2).smb()?;
+    for (round, at) in (0..rounds).flat_map(|round| (0..UNHELD).map(move |at| (round, at))) {
+        ensure!(open(&mut maker, &unheld(round, at))?.is_ok());
+    }
+    cluster.nodes[2].kill()?;
+    cluster.nodes[2].spawn()?;
+    cluster.wait_until_ready()?;
+    let mut waits = Waits::default();
     for round in 0..rounds {
-        let mut owner = cluster.node(2).smb()?;
-        let name = format!("held{round}");
-        let rights = access::READ | access::WRITE;
-        let file = owner.create(
-            &name,
-            rights,
-            share::READ,
-            disposition::OPEN_IF,
-            Cache::None,
-        )?;
-        ensure!(file.is_ok(), "the lost node's client has the document");
-        let mut asker = cluster.node(0).smb()?;
-        let mut neighbour = cluster.node(1).smb()?;
-        let refused = open(&mut asker, &name)?;
-        ensure!(refused == Err(status::SHARING_VIOLATION), "{refused:?}");
-        ensure!(
-            open(&mut neighbour, "neighbour")?.is_ok(),
-            "before the loss"
-        );
-        let lost = Instant::now();
-        lose(&mut cluster)?;
-        let mut longest = Duration::ZERO;
-        loop {
-            let asked = Instant::now();
-            ensure!(
-                open(&mut neighbour, "neighbour")?.is_ok(),
-                "a neighbour's document"
-            );
-            longest = longest.max(asked.elapsed());
-            if open(&mut asker, &name)?.is_ok() {
-                break;
-            }
-            ensure!(lost.elapsed() < STUCK, "still refused after {STUCK:?}");
-        }
-        held.push(lost.elapsed());
-        others.push(longest);
+        lose_once(&mut cluster, round, &mut waits, &lose)?;
         mend(&mut cluster)?;
         cluster.wait_until_ready()?;
     }
-    report(&format!("{what}: held documents are free after"), held);
     report(
-        &format!("{what}: a document that it did not hold waited at most"),
-        others,
+        &format!("{what}: held documents are free after"),
+        waits.held,
+    );
+    if let Some(longest) = waits.others.iter().max_by_key(|waited| waited.longest) {
+        let at = longest.at;
+        println!(
+            "{what}: the longest wait for a document of another node began {at:?} after the loss"
+        );
+    }
+    let others = waits.others.iter().map(|waited| waited.longest);
+    report(
+        &format!("{what}: a document of another node waited at most"),
+        others.collect(),
+    );
+    let soon = |waited: &&Duration| **waited < Duration::from_millis(100);
+    println!(
+        "{what}: {} of {} documents that nobody held opened within 100 ms",
+        waits.unheld.iter().filter(soon).count(),
+        waits.unheld.len()
+    );
+    report(
+        &format!("{what}: a document that nobody held opened after"),
+        waits.unheld,
     );
     Ok(())
 }

@@ -65,10 +65,7 @@ fn a_sound_cluster_proves_itself_and_keeps_its_shards_and_members() -> Outcome {
             .server
             .sql("SELECT max(epoch), sum(epoch) FROM sluice.lock_shard")
     };
-    let uneven = "SELECT count(*) FROM (SELECT 1 FROM sluice.lock_shard GROUP BY owner HAVING count(*) NOT IN (1365, 1366)) AS u";
-    until("the shards are spread", || {
-        Ok(cluster.server.sql(uneven)?.trim() == "0")
-    })?;
+    cluster.wait_until_spread()?;
     let before = shards(&cluster)?;
     let (code, verdicts, told) = verify(&cluster, &[])?;
     ensure!(code == 0, "{told}: {verdicts:#?}");

@@ -279,6 +279,19 @@ impl Cluster {
         }
         Ok(())
     }
+
+    /// Waits until each of the three nodes coordinates a third of all documents.
+    pub fn wait_until_spread(&self) -> anyhow::Result<()> {
+        let uneven = "SELECT count(*) FROM (SELECT 1 FROM sluice.lock_shard GROUP BY owner HAVING count(*) NOT IN (1365, 1366)) AS u";
+        let begin = Instant::now();
+        while self.server.sql(uneven)?.trim() != "0" {
+            ensure!(
+                begin.elapsed() < Duration::from_secs(20),
+                "the shards are not spread after 20 s"
+            );
+        }
+        Ok(())
+    }
 }
 
 fn switch(wire: &Wire, cut: bool) {

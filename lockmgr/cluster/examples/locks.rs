@@ -1,6 +1,9 @@
 //! How fast locks are on two nodes over loopback TCP with TLS: alone, at another node's coordinator, and handed over.
 //!
 //! `cargo run --release -p sluice-lockmgr-cluster --example locks`
+//!
+//! Each node has a runtime with one worker thread of its own, so that the system tells how much processor time each side used. What
+//! the kernel does for a thread's packets counts for that thread. Callers run on the asking node's thread.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -15,6 +18,7 @@ use sluice_lockmgr_cluster::membership::{Cluster, JoinOptions};
 use sluice_lockmgr_cluster::registry::MemoryRegistry;
 use sluice_lockmgr_cluster::transport::handshake::{Authenticator, ClusterSecret};
 use sluice_lockmgr_cluster::transport::tcp::TcpTransport;
+use tokio::runtime::{Handle, Runtime};
 
 const ALONE: u32 = 400_000;
 const CALLERS: u64 = 64;
@@ -24,13 +28,24 @@ const HAND_OVERS: usize = 2_000;
 struct Node {
     cluster: Cluster,
     locks: ClusterLocks,
+    runtime: Handle,
+    thread: &'static str,
 }
 
-async fn start(registry: &MemoryRegistry, name: &str) -> Result<Node, Box<dyn Error>> {
+/// A runtime of one worker thread of this name.
+fn runtime(thread: &'static str) -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name(thread)
+        .enable_all()
+        .build()
+}
+
+async fn start(registry: &MemoryRegistry, thread: &'static str) -> Result<Node, Box<dyn Error>> {
     let secret = ClusterSecret::new(b"a secret for measurements only").ok_or("secret")?;
     let transport = TcpTransport::bind("127.0.0.1:0", Authenticator::new(secret.clone())?).await?;
     let address = transport.local_addr().to_string();
-    let options = JoinOptions::new(name.into(), address, "1".into(), secret);
+    let options = JoinOptions::new(thread.into(), address, "1".into(), secret);
     let door: Arc<dyn EpochRegistry> = registry.door();
     let cluster = Cluster::join(options, Arc::clone(&door), Arc::new(transport)).await?;
     let clock = Arc::new(MonotonicClock::default());
@@ -39,7 +54,12 @@ async fn start(registry: &MemoryRegistry, name: &str) -> Result<Node, Box<dyn Er
     let timers = locks.clone();
     tokio::spawn(async move { timers.run_timers().await });
     cluster.run(Arc::new(locks.clone())).await?;
-    Ok(Node { cluster, locks })
+    Ok(Node {
+        cluster,
+        locks,
+        runtime: Handle::current(),
+        thread,
+    })
 }
 
 fn request(node: &Node, document: u64, client: u64, access: Access) -> OpenRequest {
@@ -67,12 +87,16 @@ fn documents_of(node: &Node, count: usize) -> Vec<u64> {
     (1..1_000_000).filter(owned).take(count).collect()
 }
 
-/// Seconds that this process has used of all cores; 0 where the system doesn't tell.
-fn cpu_seconds() -> f64 {
-    let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let after = text.rsplit(')').next().unwrap_or_default();
-    let ticks = after.split_whitespace().skip(11).take(2);
-    ticks.filter_map(|t| t.parse::<f64>().ok()).sum::<f64>() / 100.0
+/// Seconds that the threads of this name have been on a processor; 0 where the system doesn't tell.
+fn cpu_seconds(thread: &str) -> f64 {
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten();
+    let nanoseconds = |task: std::fs::DirEntry| {
+        let name = std::fs::read_to_string(task.path().join("comm")).ok()?;
+        let times = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+        let on_processor = times.split_whitespace().next()?.parse::<f64>().ok();
+        on_processor.filter(|_| name.trim() == thread)
+    };
+    tasks.flatten().filter_map(nanoseconds).sum::<f64>() / 1e9
 }
 
 async fn alone(node: &Node, document: u64) -> Result<(), Box<dyn Error>> {
@@ -100,13 +124,14 @@ async fn at_the_coordinator(
             kept.push((node, node.locks.open(wanted).await?));
         }
     }
-    let (begin, cpu) = (Instant::now(), cpu_seconds());
+    let begin = Instant::now();
+    let cpu = [near, far].map(|node| cpu_seconds(node.thread));
     let tasks = (0..CALLERS)
         .zip(documents.iter().cycle())
         .map(|(client, document)| {
             let wanted = request(near, *document, 10 + client, Access::READ);
             let locks = near.locks.clone();
-            tokio::spawn(async move {
+            near.runtime.spawn(async move {
                 for _ in 0..CALLS {
                     if let Ok(opened) = locks.open(wanted.clone()).await {
                         let _ = locks.close(opened.open).await;
@@ -117,12 +142,14 @@ async fn at_the_coordinator(
     for task in tasks.collect::<Vec<_>>() {
         task.await?;
     }
-    let pairs = f64::from(CALLS) * CALLERS as f64;
+    let (pairs, wall) = (f64::from(CALLS) * CALLERS as f64, begin.elapsed());
     println!(
-        "at another node's coordinator: {:.0} open+close/s, {:.0} for each second of CPU of both nodes and {CALLERS} callers on {} documents",
-        pairs / begin.elapsed().as_secs_f64(),
-        pairs / (cpu_seconds() - cpu),
-        documents.len()
+        "at another node's coordinator, {CALLERS} callers on {} documents: {:.0} open+close/s; for each second of processor time \
+         {:.0} at the coordinator, {:.0} at the asking node with its callers",
+        documents.len(),
+        pairs / wall.as_secs_f64(),
+        pairs / (cpu_seconds(far.thread) - cpu[1]),
+        pairs / (cpu_seconds(near.thread) - cpu[0]),
     );
     for (node, opened) in kept {
         let _ = node.locks.close(opened.open).await;
@@ -143,7 +170,7 @@ async fn hand_over(near: &Node, far: &Node, document: u64) -> Result<(), Box<dyn
     for _ in 0..HAND_OVERS {
         let locks = other.locks.clone();
         let wanted = exclusive(other, 1);
-        let waits = tokio::spawn(async move {
+        let waits = other.runtime.spawn(async move {
             let opened = locks.open(wanted).await;
             (opened, Instant::now())
         });
@@ -166,20 +193,28 @@ async fn hand_over(near: &Node, far: &Node, document: u64) -> Result<(), Box<dyn
     Ok(())
 }
 
-#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
-async fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> Result<(), Box<dyn Error>> {
     let registry = MemoryRegistry::new(Duration::from_secs(6));
-    let a = start(&registry, "a").await?;
-    let b = start(&registry, "b").await?;
-    while documents_of(&b, 64).len() < 64 {
+    let mut nodes = Vec::new();
+    let mut runtimes = Vec::new();
+    for thread in ["node-a", "node-b"] {
+        let runtime = runtime(thread)?;
+        nodes.push(runtime.block_on(start(&registry, thread))?);
+        runtimes.push(runtime);
+    }
+    let main = runtime("main")?;
+    main.block_on(measure(&nodes[0], &nodes[1]))?;
+    nodes.iter().for_each(|node| node.cluster.stop());
+    Ok(())
+}
+
+async fn measure(a: &Node, b: &Node) -> Result<(), Box<dyn Error>> {
+    while documents_of(b, 64).len() < 64 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let documents = documents_of(&b, 64);
-    alone(&a, documents[0]).await?;
-    at_the_coordinator(&a, &b, &documents).await?;
-    at_the_coordinator(&a, &b, &documents[..1]).await?;
-    hand_over(&a, &b, documents[1]).await?;
-    a.cluster.stop();
-    b.cluster.stop();
-    Ok(())
+    let documents = documents_of(b, 64);
+    alone(a, documents[0]).await?;
+    at_the_coordinator(a, b, &documents).await?;
+    at_the_coordinator(a, b, &documents[..1]).await?;
+    hand_over(a, b, documents[1]).await
 }
