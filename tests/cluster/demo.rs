@@ -3,11 +3,18 @@
 use std::io::{BufRead, BufReader, Lines};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use sluice_tests::clients::ftp::FtpClient;
 use sluice_tests::node::binary;
+
+/// One demo at a time: the ports that one has chosen and not taken yet look free to the next.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A folder for temporary files that the database's own account can get into.
 fn scratch() -> anyhow::Result<tempfile::TempDir> {
@@ -19,15 +26,19 @@ fn scratch() -> anyhow::Result<tempfile::TempDir> {
     Ok(scratch)
 }
 
-/// A demo that is up, its further output, and what it said.
-fn start(scratch: &Path) -> anyhow::Result<(Child, Lines<BufReader<ChildStdout>>, Vec<String>)> {
-    let mut demo = Command::new(binary())
-        .arg("demo")
+fn command(scratch: &Path) -> Command {
+    let mut demo = Command::new(binary());
+    demo.arg("demo")
         .env("TMPDIR", scratch)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
-        .spawn()?;
+        .stderr(Stdio::inherit());
+    demo
+}
+
+/// A demo that is up, its further output, and what it said.
+fn start(scratch: &Path) -> anyhow::Result<(Child, Lines<BufReader<ChildStdout>>, Vec<String>)> {
+    let mut demo = command(scratch).spawn()?;
     let mut lines = BufReader::new(demo.stdout.take().context("its output")?).lines();
     let mut said = Vec::new();
     for line in lines.by_ref() {
@@ -44,29 +55,26 @@ fn start(scratch: &Path) -> anyhow::Result<(Child, Lines<BufReader<ChildStdout>>
 
 #[test]
 fn a_killed_demo_leaves_neither_processes_nor_files_behind() -> anyhow::Result<()> {
-    let scratch = scratch()?;
+    let (_alone, scratch) = (alone(), scratch()?);
     let (mut demo, lines, said) = start(scratch.path())?;
-    let node: u32 = said
-        .iter()
-        .find_map(|line| line.split_once("(process ")?.1.strip_suffix(')'))
-        .context("a process")?
-        .parse()?;
+    let ports = ftp_ports(&said);
+    ensure!(ports.len() == 3, "{}", said.join("\n"));
     demo.kill()?;
     demo.wait()?;
     drop(lines);
     let begin = Instant::now();
-    // A zombie, which has no command line, has ended too: who inherits it need not ask how.
-    let alive =
-        || std::fs::read(format!("/proc/{node}/cmdline")).is_ok_and(|line| !line.is_empty());
     loop {
         let left: Vec<_> = std::fs::read_dir(scratch.path())?.flatten().collect();
-        let alive = alive();
-        if !alive && left.is_empty() {
+        let serving: Vec<_> = ports
+            .iter()
+            .filter(|port| std::net::TcpStream::connect(format!("127.0.0.1:{port}")).is_ok())
+            .collect();
+        if serving.is_empty() && left.is_empty() {
             break;
         }
         ensure!(
-            begin.elapsed() < Duration::from_secs(30),
-            "left behind: {left:?}; the first node runs: {alive}"
+            begin.elapsed() < Duration::from_secs(60),
+            "left behind: {left:?}; still serving: {serving:?}"
         );
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -74,19 +82,40 @@ fn a_killed_demo_leaves_neither_processes_nor_files_behind() -> anyhow::Result<(
 }
 
 #[test]
+fn a_demo_that_is_killed_before_it_serves_leaves_nothing_behind_either() -> anyhow::Result<()> {
+    let (_alone, scratch) = (alone(), scratch()?);
+    let mut demo = command(scratch.path()).spawn()?;
+    let mut lines = BufReader::new(demo.stdout.take().context("its output")?).lines();
+    // Its first line comes before its database is made.
+    lines.next().context("a line")??;
+    demo.kill()?;
+    demo.wait()?;
+    let begin = Instant::now();
+    while std::fs::read_dir(scratch.path())?.next().is_some() {
+        ensure!(begin.elapsed() < Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// The FTP ports of the nodes.
+fn ftp_ports(said: &[String]) -> Vec<String> {
+    said.iter()
+        .filter(|line| line.starts_with("  gw"))
+        .filter_map(|line| line.split_whitespace().nth(3).map(str::to_owned))
+        .collect()
+}
+
+#[test]
 fn the_demo_serves_within_a_minute_and_leaves_nothing_behind() -> anyhow::Result<()> {
-    let scratch = scratch()?;
+    let (_alone, scratch) = (alone(), scratch()?);
     let begin = Instant::now();
     let (mut demo, _lines, said) = start(scratch.path())?;
     let password = said
         .iter()
         .find_map(|line| line.split_once("with password "))
         .map(|(_, word)| word.trim().to_owned());
-    let ports: Vec<String> = said
-        .iter()
-        .filter(|line| line.starts_with("  gw"))
-        .filter_map(|line| line.split_whitespace().nth(3).map(str::to_owned))
-        .collect();
+    let ports = ftp_ports(&said);
     let tried = password
         .context("a password")
         .and_then(|password| serves(&ports, &password));

@@ -1,5 +1,5 @@
 //! Faults of all kinds, one after the other and two at a time, under a load of all protocols: read-modify-write under exclusive access,
-//! appends and replacements, each value unique. `SLUICE_FAULT_MINUTES` sets for how long (default: one round), `SLUICE_FAULT_SEED`
+//! appends and replacements, each value unique. `SLUICE_FAULT_MINUTES` sets for how long (default: 2), `SLUICE_FAULT_SEED`
 //! which faults; the long form is half an hour. Each round has documents of its own, judged at its end.
 
 use std::time::{Duration, Instant};
@@ -170,7 +170,7 @@ fn number<T: std::str::FromStr>(name: &str) -> Option<T> {
 
 #[test]
 fn one_order_explains_what_clients_saw_through_faults_of_all_kinds() -> Outcome {
-    let minutes: f64 = number("SLUICE_FAULT_MINUTES").unwrap_or(0.0);
+    let minutes: f64 = number("SLUICE_FAULT_MINUTES").unwrap_or(2.0);
     let seed = number("SLUICE_FAULT_SEED").unwrap_or(1);
     let mut random = Random(seed);
     let mut cluster = Cluster::start_wired()?;

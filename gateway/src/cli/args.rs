@@ -31,6 +31,9 @@ pub enum Command {
         /// Keep its data in ./sluice-demo after Ctrl-C, and go on with it the next time.
         #[arg(long)]
         keep: bool,
+        /// Stand by for the demo that lives in this folder, and clean up after it when it is killed.
+        #[arg(long, hide = true, value_name = "FOLDER")]
+        clean_up: Option<PathBuf>,
     },
     /// Configuration files.
     #[command(subcommand)]

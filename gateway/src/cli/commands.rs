@@ -37,7 +37,13 @@ pub(super) async fn run(cli: Cli) -> anyhow::Result<String> {
         Command::Config(ConfigCommand::Check { file }) => {
             settings(Some(&file)).map(|_| format!("{}: fine\n", file.display()))
         }
-        Command::Demo { keep } => crate::demo::run(keep).await.map(|()| String::new()),
+        Command::Demo { keep, clean_up } => {
+            let done = match clean_up {
+                Some(folder) => crate::demo::clean_up(&folder, keep),
+                None => crate::demo::run(keep).await,
+            };
+            done.map(|()| String::new())
+        }
         Command::Preflight(read) => preflight(&settings(config)?, read).await,
         Command::Cluster(ClusterCommand::Verify {
             probe_port,

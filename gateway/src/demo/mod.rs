@@ -1,6 +1,7 @@
 //! `sluice demo`: a cluster of three gateways and its own PostgreSQL on this machine, from nothing, in one command. Everything
 //! lives in one folder; Ctrl-C stops all of it. The nodes are processes of this very program with ordinary configuration files.
 
+mod cleaner;
 mod layout;
 mod process;
 
@@ -12,11 +13,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use cleaner::Cleaner;
 use layout::Layout;
-use process::{Cleaner, NodeProcess};
+use process::NodeProcess;
 
 /// Where a demo that is kept lives, below the current folder.
 const KEPT: &str = "sluice-demo";
+/// The folder of its database.
+const DATABASE: &str = "postgres";
 /// Its nodes.
 const NODES: u16 = 3;
 
@@ -45,6 +49,16 @@ pub async fn run(keep: bool) -> anyhow::Result<()> {
         eprintln!("sluice: its logs are in {}", folder.display());
     }
     outcome
+}
+
+/// Stands by for the demo in `folder`, whose process holds the other end of standard input, and cleans up after it when it is
+/// killed.
+///
+/// # Errors
+/// The folder can't be removed.
+pub fn clean_up(folder: &Path, keep: bool) -> anyhow::Result<()> {
+    let server = PostgresServer::pid_file(&folder.join(DATABASE));
+    cleaner::clean_up(folder, &server, keep)
 }
 
 /// A folder that goes away when dropped.
@@ -79,6 +93,7 @@ struct Demo {
 }
 
 async fn start(folder: &Path, keep: bool) -> anyhow::Result<Option<Demo>> {
+    let mut cleaner = Cleaner::start(folder, keep)?;
     println!(
         "sluice: starting PostgreSQL and {NODES} nodes in {}",
         folder.display()
@@ -95,6 +110,7 @@ async fn start(folder: &Path, keep: bool) -> anyhow::Result<Option<Demo>> {
     // The first one makes the cluster, its user and its share; the others join it.
     for place in &layout.nodes {
         let (node, first_password) = NodeProcess::start(place).await?;
+        cleaner.watch_over(node.pid()).await?;
         password = password.or(first_password);
         println!(
             "sluice: node {} is ready (process {})",
@@ -104,7 +120,6 @@ async fn start(folder: &Path, keep: bool) -> anyhow::Result<Option<Demo>> {
         nodes.push(node);
     }
     print!("{}", layout::welcome(&layout, &nodes, password.as_deref()));
-    let cleaner = Cleaner::start(&server.pid_file(), (!keep).then_some(folder), &nodes)?;
     Ok(Some(Demo {
         nodes,
         cleaner,
@@ -114,7 +129,7 @@ async fn start(folder: &Path, keep: bool) -> anyhow::Result<Option<Demo>> {
 
 /// The server of this folder: the one from last time, or a new one.
 fn database(folder: &Path) -> anyhow::Result<PostgresServer> {
-    let (place, access) = (folder.join("postgres"), folder.join("postgres.access"));
+    let (place, access) = (folder.join(DATABASE), folder.join("postgres.access"));
     let mut server = match std::fs::read_to_string(&access) {
         Ok(text) => {
             let (port, password) = text

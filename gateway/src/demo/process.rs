@@ -1,6 +1,5 @@
-//! The processes of a demo: its nodes, and the one that cleans up after a demo that was killed.
+//! The processes of a demo's nodes.
 
-use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -97,60 +96,6 @@ impl NodeProcess {
             );
             let _ = self.child.kill().await;
         }
-    }
-}
-
-/// Waits for the end of its standard input, which is the demo's; then for the nodes, which see it too; then stops the database and
-/// removes the folder, if that is to go.
-const CLEAN_UP: &str = r#"
-pidfile=$1 folder=$2; shift 2
-# A process that ended stays a zombie (state Z) where nobody asks how it ended, as in a container without an init.
-alive() {
-    kill -0 "$1" 2> /dev/null || return 1
-    case $(sed 's/.*) //' "/proc/$1/stat" 2> /dev/null) in Z*) return 1 ;; esac
-}
-ended() {
-    for tick in $(seq 100); do alive "$1" || break; sleep 0.1; done
-}
-cat > /dev/null
-for node in "$@"; do ended "$node"; done
-server=$(head -n 1 "$pidfile" 2> /dev/null) || exit 0
-kill -INT "$server"
-ended "$server"
-[ -z "$folder" ] || rm -rf "$folder"
-"#;
-
-/// Stands by in case the demo is killed; dropping it ends it without a trace.
-pub(super) struct Cleaner {
-    child: Child,
-}
-
-impl Cleaner {
-    /// `server`: the file with the database's process id; `folder`: what is to be removed, if anything.
-    pub(super) fn start(
-        server: &Path,
-        folder: Option<&Path>,
-        nodes: &[NodeProcess],
-    ) -> anyhow::Result<Cleaner> {
-        let child = Command::new("/bin/sh")
-            .args(["-c", CLEAN_UP, "sluice-demo"])
-            .arg(server)
-            .arg(folder.unwrap_or(Path::new("")))
-            .args(nodes.iter().map(|node| node.pid.to_string()))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .context("/bin/sh can't be started")?;
-        Ok(Cleaner { child })
-    }
-
-    /// The demo ends in order: nothing is left to do.
-    pub(super) async fn dismiss(mut self) {
-        // It may have ended.
-        let _ = self.child.kill().await;
     }
 }
 

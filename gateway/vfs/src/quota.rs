@@ -5,8 +5,9 @@
 //! way to a commit. Not what history keeps, nor attributes and names. The quota meets writes made through the share itself.
 //!
 //! The repository adds up what there is (one query over the share). In between, growth made through this node is added here at once; what
-//! shrinks and what other nodes do shows at the next look: before a refusal, for a client that asks for free space, and
-//! every few seconds while somebody writes. A look that takes long is made less often, so that looks never take more than a fraction
+//! shrinks and what other nodes do shows at the next look: before each refusal, for a client that asks for free space, and
+//! every few seconds while somebody writes. So nobody is refused room that any node has made, and several nodes that write at once may together
+//! go beyond the quota by what they write within these seconds. A look that takes long is made less often, so that looks never take more than a fraction
 //! of the time.
 
 use std::collections::HashMap;
@@ -22,7 +23,7 @@ use crate::vfs::Inner;
 
 /// While somebody writes: the age at which a look is renewed in the background.
 const RENEWED_AFTER: Duration = Duration::from_secs(5);
-/// Before a refusal: the age at which other nodes may have deleted something since.
+/// For a client that asks for free space, and before a refusal where no other node can have made room: the age at which it is looked again.
 const DOUBTED_AFTER: Duration = Duration::from_secs(1);
 /// A look is not made again before so many times its own duration have passed.
 const PAUSES: u32 = 4;
@@ -134,7 +135,9 @@ impl Account {
             }
             return Ok(taken);
         }
-        self.look(inner, DOUBTED_AFTER).await?;
+        let alone = inner.coherent.is_none();
+        let age = if alone { DOUBTED_AFTER } else { Duration::ZERO };
+        self.look(inner, age).await?;
         self.try_take(bytes).ok_or(VfsError::QuotaExceeded)
     }
 
@@ -157,17 +160,18 @@ impl Account {
         Ok((sums.limit, sums.limit.saturating_sub(sums.total())))
     }
 
-    /// Asks the repository if the last look is older than `age`, or if something was deleted or cut here since: then it
-    /// waits for its turn, so that nobody is refused the room that he has just made.
+    /// Asks the repository if the last look is older than `age`, or if something was deleted or cut here since. In that case, and with
+    /// an age of zero, it waits for its turn, so that nobody is refused the room that he has just made.
     async fn look(&self, inner: &Arc<Inner>, age: Duration) -> Result<(), VfsError> {
         let _one = self.looking.lock().await;
         let pause = {
             let sums = self.sums.lock();
             let shrunk = inner.working.shrunk();
             let shrunk_since = sums.look.is_some_and(|look| look.shrunk != shrunk);
-            let wanted = if shrunk_since { Duration::ZERO } else { age };
+            let at_once = shrunk_since || age.is_zero();
+            let wanted = if at_once { Duration::ZERO } else { age };
             match sums.look.filter(|_| !sums.is_old(wanted)) {
-                Some(look) if shrunk_since => Some(look),
+                Some(look) if at_once => Some(look),
                 Some(_) => return Ok(()),
                 None => None,
             }

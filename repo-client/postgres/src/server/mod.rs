@@ -196,7 +196,7 @@ impl PostgresServer {
     }
 
     fn data(&self) -> PathBuf {
-        self.folder.join("data")
+        data(&self.folder)
     }
 
     /// One of PostgreSQL's programs, as the right account, knowing the password.
@@ -235,9 +235,9 @@ impl PostgresServer {
         Ok(self.url_of(&name))
     }
 
-    /// The file whose first line is the process id of the running server.
-    pub fn pid_file(&self) -> PathBuf {
-        self.data().join("postmaster.pid")
+    /// The file whose first line is the process id of the server in `folder` while that runs.
+    pub fn pid_file(folder: &Path) -> PathBuf {
+        data(folder).join("postmaster.pid")
     }
 
     /// The superuser's password.
@@ -495,6 +495,11 @@ impl Drop for PostgresServer {
             remove(&folder);
         }
     }
+}
+
+/// Where a server in `folder` has its files.
+fn data(folder: &Path) -> PathBuf {
+    folder.join("data")
 }
 
 /// Orphaned server processes of a killed server may still write for a moment.
