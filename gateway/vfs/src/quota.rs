@@ -6,8 +6,8 @@
 //!
 //! The repository adds up what there is (one query over the share). In between, growth made through this node is added here at once; what
 //! shrinks and what other nodes do shows at the next look: before each refusal, for a client that asks for free space, and
-//! every few seconds while somebody writes. So nobody is refused room that any node has made, and several nodes that write at once may together
-//! go beyond the quota by what they write within these seconds. A look that takes long is made less often, so that looks never take more than a fraction
+//! every few seconds while somebody writes, in a cluster the sooner the less room is left. So nobody is refused room that any node has made,
+//! and several nodes that write at the same moment may together go beyond the quota by what they have not committed. A look that takes long is made less often, so that looks never take more than a fraction
 //! of the time.
 
 use std::collections::HashMap;
@@ -25,6 +25,10 @@ use crate::vfs::Inner;
 const RENEWED_AFTER: Duration = Duration::from_secs(5);
 /// For a client that asks for free space, and before a refusal where no other node can have made room: the age at which it is looked again.
 const DOUBTED_AFTER: Duration = Duration::from_secs(1);
+/// The bytes that other nodes may write a second: a look is relied on while they can't have filled the room that it saw.
+const OTHERS_PACE: u64 = 1 << 30;
+/// The age at which a look is renewed that can't be relied on.
+const RELIED_ON_FOR: Duration = Duration::from_millis(1);
 /// A look is not made again before so many times its own duration have passed.
 const PAUSES: u32 = 4;
 /// The longest such pause that a caller waits for rather than being refused.
@@ -106,6 +110,15 @@ impl Sums {
         self.booked = self.booked.wrapping_add(bytes);
     }
 
+    /// Whether other nodes can have filled the room since the last look.
+    fn may_be_filled(&self) -> bool {
+        let left = self.limit.saturating_sub(self.total());
+        self.look.is_some_and(|look| {
+            let written = look.at.elapsed().as_millis() * u128::from(OTHERS_PACE / 1000);
+            written >= u128::from(left)
+        })
+    }
+
     /// Whether the last look is older than `age` and long enough ago.
     fn is_old(&self, age: Duration) -> bool {
         self.look
@@ -123,6 +136,10 @@ impl Account {
         if self.sums.lock().look.is_none() {
             self.look(inner, Duration::MAX).await?;
         }
+        let alone = inner.coherent.is_none();
+        if !alone && self.sums.lock().may_be_filled() {
+            self.look(inner, RELIED_ON_FOR).await?;
+        }
         if let Some(taken) = self.try_take(bytes) {
             if self.sums.lock().is_old(RENEWED_AFTER) && self.looking.try_lock().is_ok() {
                 let (account, inner) = (self.clone(), inner.clone());
@@ -135,7 +152,6 @@ impl Account {
             }
             return Ok(taken);
         }
-        let alone = inner.coherent.is_none();
         let age = if alone { DOUBTED_AFTER } else { Duration::ZERO };
         self.look(inner, age).await?;
         self.try_take(bytes).ok_or(VfsError::QuotaExceeded)
