@@ -6,6 +6,10 @@
 //! file layer calls. Nothing here knows a
 //! protocol beyond an owner tag.
 
+// Test helpers that other crates use too name this one as they do.
+#[cfg(test)]
+extern crate self as sluice_lockmgr;
+
 mod answers;
 mod byte_range;
 mod cache_grant;

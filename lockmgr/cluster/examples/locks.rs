@@ -111,19 +111,25 @@ async fn alone(node: &Node, document: u64) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// An open on each node keeps every document at its coordinator; the callers share the documents.
+/// An open on each node keeps every document at its coordinator; the callers share the documents. `more`: opens that the asking
+/// node has on each besides.
 async fn at_the_coordinator(
     near: &Node,
     far: &Node,
     documents: &[u64],
+    more: u64,
 ) -> Result<(), Box<dyn Error>> {
     let mut kept = Vec::new();
     for document in documents {
-        for node in [near, far] {
-            let wanted = request(node, *document, 1, Access::READ);
+        for (node, client) in (0..=more)
+            .map(|more| (near, CALLERS + 10 + more))
+            .chain([(far, 1)])
+        {
+            let wanted = request(node, *document, client, Access::READ);
             kept.push((node, node.locks.open(wanted).await?));
         }
     }
+    let calls = if more == 0 { CALLS } else { CALLS / 20 };
     let begin = Instant::now();
     let cpu = [near, far].map(|node| cpu_seconds(node.thread));
     let tasks = (0..CALLERS)
@@ -132,7 +138,7 @@ async fn at_the_coordinator(
             let wanted = request(near, *document, 10 + client, Access::READ);
             let locks = near.locks.clone();
             near.runtime.spawn(async move {
-                for _ in 0..CALLS {
+                for _ in 0..calls {
                     if let Ok(opened) = locks.open(wanted.clone()).await {
                         let _ = locks.close(opened.open).await;
                     }
@@ -142,9 +148,9 @@ async fn at_the_coordinator(
     for task in tasks.collect::<Vec<_>>() {
         task.await?;
     }
-    let (pairs, wall) = (f64::from(CALLS) * CALLERS as f64, begin.elapsed());
+    let (pairs, wall) = (f64::from(calls) * CALLERS as f64, begin.elapsed());
     println!(
-        "at another node's coordinator, {CALLERS} callers on {} documents: {:.0} open+close/s; for each second of processor time \
+        "at another node's coordinator, {CALLERS} callers on {} documents, {more} more opens on each: {:.0} open+close/s; for each second of processor time \
          {:.0} at the coordinator, {:.0} at the asking node with its callers",
         documents.len(),
         pairs / wall.as_secs_f64(),
@@ -214,7 +220,8 @@ async fn measure(a: &Node, b: &Node) -> Result<(), Box<dyn Error>> {
     }
     let documents = documents_of(b, 64);
     alone(a, documents[0]).await?;
-    at_the_coordinator(a, b, &documents).await?;
-    at_the_coordinator(a, b, &documents[..1]).await?;
+    at_the_coordinator(a, b, &documents, 0).await?;
+    at_the_coordinator(a, b, &documents[..1], 0).await?;
+    at_the_coordinator(a, b, &documents[..1], 1000).await?;
     hand_over(a, b, documents[1]).await
 }

@@ -9,20 +9,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-
-use crate::cache_grant::{
-    BreakNotice, CacheRequest, CacheSink, CacheState, GrantKey, LeaseId, OplockLevel, RevokeReason,
+use words::{
+    Args, access, byte_range, cache_request, cache_state, called_back, deletion, duration, flag,
+    io_kind, on_conflict, resource, show_entry, value,
 };
+
+use crate::cache_grant::{BreakNotice, CacheRequest, CacheSink, GrantKey, RevokeReason};
 use crate::env::Effect;
 use crate::obstacle::{Ask, Granted};
-use crate::outcome::{Closed, Denial, EntryKind};
+use crate::outcome::{Closed, Denial};
 use crate::range::ByteRange;
 use crate::request::{
-    IoKind, IoRequest, OnConflict, OpenRequest, OwnedRangeRequest, PlaceRequest, RangeLock,
-    RangeOwner, RangeRequest, StatOpen, Writers,
+    IoRequest, OpenRequest, OwnedRangeRequest, PlaceRequest, RangeLock, RangeOwner, RangeRequest,
+    StatOpen, Writers,
 };
 use crate::table::{Answer, LockTable};
-use crate::types::{Access, Actor, Now, OpenRef, Protocol, ResourceId, ShareMode, WaiterId};
+use crate::types::{Actor, Now, OpenRef, Protocol, ResourceId, ShareMode, WaiterId};
+
+#[path = "../../testdata/words.rs"]
+mod words;
 
 /// What the holders were told, in order.
 #[derive(Default)]
@@ -30,25 +35,7 @@ struct Told(Mutex<Vec<String>>);
 
 impl CacheSink for Told {
     fn on_break(&self, notice: &BreakNotice) {
-        let who = match notice.grant {
-            GrantKey::Lease(lease) => format!("lease {}", char::from(lease.key[0])),
-            GrantKey::Oplock(_) => String::from("oplock"),
-            GrantKey::Delegation(_) => String::from("delegation"),
-        };
-        let answer = if notice.ack_required {
-            ", must answer"
-        } else {
-            ""
-        };
-        let epoch = if notice.epoch == 0 {
-            String::new()
-        } else {
-            format!(", epoch {}", notice.epoch)
-        };
-        self.0.lock().push(format!(
-            "{who} called back from {} to {}{answer}{epoch}",
-            notice.from, notice.to
-        ));
+        self.0.lock().push(called_back(notice));
     }
     fn on_revoked(&self, _: OpenRef, reason: RevokeReason, closed: Closed) {
         self.0
@@ -60,14 +47,6 @@ impl CacheSink for Told {
     }
 }
 
-fn deletion(closed: Closed) -> String {
-    match (closed.delete_document, closed.delete_stream) {
-        (true, _) => String::from(", delete the document now"),
-        (false, Some(stream)) => format!(", delete stream {stream} now"),
-        (false, None) => String::new(),
-    }
-}
-
 pub(super) struct World {
     table: LockTable,
     now: Now,
@@ -76,117 +55,6 @@ pub(super) struct World {
     /// Who waits, and under which name an open that it gets is known.
     waiters: HashMap<WaiterId, String>,
     sinks: Vec<(String, Arc<Told>)>,
-}
-
-type Args<'a> = Vec<&'a str>;
-
-fn value<'a>(args: &Args<'a>, key: &str) -> Option<&'a str> {
-    args.iter()
-        .find_map(|a| a.strip_prefix(key).and_then(|rest| rest.strip_prefix('=')))
-}
-
-fn flag(args: &Args<'_>, word: &str) -> bool {
-    args.contains(&word)
-}
-
-fn duration(text: &str) -> Duration {
-    let number = |unit: &str| text.strip_suffix(unit).and_then(|n| n.parse::<u64>().ok());
-    number("ms")
-        .map(Duration::from_millis)
-        .or_else(|| number("s").map(Duration::from_secs))
-        .expect("a duration")
-}
-
-fn access(text: &str) -> Access {
-    text.split('+').fold(Access::NONE, |set, word| {
-        set.with(match word {
-            "read" => Access::READ,
-            "write" => Access::WRITE,
-            "delete" => Access::DELETE,
-            "all" => Access::ALL,
-            "none" => Access::NONE,
-            other => panic!("unknown access {other}"),
-        })
-    })
-}
-
-fn cache_state(text: &str) -> CacheState {
-    text.chars().fold(CacheState::NONE, |state, letter| {
-        state.with(match letter {
-            'R' => CacheState::R,
-            'H' => CacheState::H,
-            'W' => CacheState::W,
-            _ => CacheState::NONE,
-        })
-    })
-}
-
-fn byte_range(text: &str) -> ByteRange {
-    let number = |n: &str| {
-        if n == "max" {
-            u64::MAX
-        } else {
-            n.parse().expect("a number")
-        }
-    };
-    let (offset, length) = text.split_once('+').expect("offset+length");
-    ByteRange::new(number(offset), number(length)).expect("a valid range")
-}
-
-fn resource(text: &str) -> ResourceId {
-    let (document, stream) = text.split_once(':').unwrap_or((text, "0"));
-    let document = document.bytes().fold(0, |n, b| n * 256 + u64::from(b));
-    ResourceId {
-        document,
-        stream: stream.parse().expect("a stream number"),
-    }
-}
-
-fn lease_id(client: &str, key: &str) -> LeaseId {
-    let mut guid = [0; 16];
-    guid[0] = client.as_bytes()[0];
-    LeaseId {
-        client_guid: guid,
-        key: [key.as_bytes()[0]; 16],
-    }
-}
-
-fn on_conflict(args: &Args<'_>) -> OnConflict {
-    if let Some(wait) = value(args, "wait") {
-        OnConflict::Wait((wait != "forever").then(|| duration(wait)))
-    } else if let Some(poll) = value(args, "retry") {
-        match value(args, "hold") {
-            Some(hold) => OnConflict::PollHeld {
-                patience: duration(poll),
-                hold: duration(hold),
-            },
-            None => OnConflict::Poll(duration(poll)),
-        }
-    } else {
-        OnConflict::Reject
-    }
-}
-
-fn cache_request(client: &str, args: &Args<'_>) -> CacheRequest {
-    match value(args, "cache") {
-        None => CacheRequest::None,
-        Some("II") => CacheRequest::Oplock(OplockLevel::II),
-        Some("exclusive") => CacheRequest::Oplock(OplockLevel::Exclusive),
-        Some("batch") => CacheRequest::Oplock(OplockLevel::Batch),
-        Some("read-delegation") => CacheRequest::Delegation { write: false },
-        Some("write-delegation") => CacheRequest::Delegation { write: true },
-        Some(lease) => {
-            let (key, want) = lease.split_once(':').expect("lease key:rights");
-            let (lease, want) = (lease_id(client, key), cache_state(want));
-            CacheRequest::Lease {
-                lease,
-                want,
-                v2: flag(args, "v2"),
-                epoch: 0,
-                parent: None,
-            }
-        }
-    }
 }
 
 impl World {
@@ -352,20 +220,10 @@ impl World {
         format!("closed{}", deletion(closed))
     }
 
-    fn io_kind(kind: &str, range: Option<&&str>) -> IoKind {
-        let range = || byte_range(range.expect("a range"));
-        match kind {
-            "read" => IoKind::Read(range()),
-            "write" => IoKind::Write(range()),
-            "truncate" => IoKind::SetSize(range()),
-            _ => IoKind::Attributes,
-        }
-    }
-
     fn open_io(&mut self, args: &Args<'_>) -> String {
         let ask = Ask::OpenIo {
             open: self.opened(args[0]),
-            kind: Self::io_kind(args[1], args.get(2)),
+            kind: io_kind(args[1], args.get(2)),
         };
         let answer = self.table.request(self.now, ask, None);
         self.say(args[0], answer)
@@ -375,7 +233,7 @@ impl World {
         let request = IoRequest {
             resource: resource(args[1]),
             actor: self.client(args[0]),
-            kind: Self::io_kind(command, args.get(2)),
+            kind: io_kind(command, args.get(2)),
             place: (command == "write" && !flag(args, "no-place")).then_some(PlaceRequest {
                 idle: Duration::from_secs(2),
             }),
@@ -536,38 +394,7 @@ impl World {
             return vec![String::from("nothing")];
         };
         let entries = crate::listing::entries(d, self.now, None);
-        entries.iter().map(|e| self.show_entry(e)).collect()
-    }
-
-    fn show_entry(&self, e: &crate::outcome::Entry) -> String {
-        let who = format!("{} {}", e.holder.protocol, e.holder.user);
-        let mut text = match e.kind {
-            EntryKind::Open => format!("open of {who}: {}, denies {}", e.access, e.denies),
-            EntryKind::Place => format!("writer's place of {who}"),
-            EntryKind::Range => {
-                let kind = if e.exclusive { "exclusive" } else { "shared" };
-                format!(
-                    "{kind} range of {who}: {}",
-                    e.range.unwrap_or(ByteRange::WHOLE)
-                )
-            }
-            EntryKind::Cache => format!("cache of {who}: {}", e.cache.unwrap_or_default()),
-            EntryKind::Waiter => format!("{who} waits"),
-        };
-        if let Some(to) = e.breaking_to {
-            let _ = write!(text, ", called back to {to}");
-        }
-        if e.disconnected {
-            text.push_str(", disconnected");
-        }
-        if e.delete_pending {
-            text.push_str(", marked for deletion");
-        }
-        if let Some(ms) = e.ends_in_ms {
-            let _ = write!(text, ", ends in {ms} ms");
-        }
-        let _ = write!(text, " ({})", e.freed_by);
-        text
+        entries.iter().map(show_entry).collect()
     }
 }
 

@@ -9,14 +9,22 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use sluice_lockmgr::{
-    Access, Actor, BreakAck, BreakNotice, ByteRange, CacheRequest, CacheSink, CacheState, Closed,
-    Denial, Entry, EntryKind, GrantKey, IoKind, IoRequest, LeaseId, LockService, OnConflict,
-    OpenRef, OpenRequest, Opened, OplockLevel, OwnedRangeRequest, PlaceRequest, Protocol,
-    RangeLock, RangeOwner, RangeRequest, ResourceId, RevokeReason, ShareMode, StatOpen, Writers,
+    Actor, BreakAck, BreakNotice, ByteRange, CacheRequest, CacheSink, Closed, Denial, GrantKey,
+    IoRequest, LockService, OpenRef, OpenRequest, Opened, OwnedRangeRequest, PlaceRequest,
+    Protocol, RangeLock, RangeOwner, RangeRequest, ResourceId, RevokeReason, ShareMode, StatOpen,
+    Writers,
 };
 use sluice_lockmgr_cluster::locks::ClusterLocks;
 
+use words::{
+    Args, access, byte_range, cache_request, cache_state, called_back, deletion, duration, flag,
+    io_kind, on_conflict, resource, show_entry, value,
+};
+
 use crate::net::{Cluster, actor};
+
+#[path = "../../../testdata/words.rs"]
+mod words;
 
 /// What holders and waiters were told, in order.
 type Log = Arc<Mutex<Vec<String>>>;
@@ -34,39 +42,13 @@ impl Told {
 
 impl CacheSink for Told {
     fn on_break(&self, notice: &BreakNotice) {
-        let who = match notice.grant {
-            GrantKey::Lease(lease) => format!("lease {}", char::from(lease.key[0])),
-            GrantKey::Oplock(_) => String::from("oplock"),
-            GrantKey::Delegation(_) => String::from("delegation"),
-        };
-        let answer = if notice.ack_required {
-            ", must answer"
-        } else {
-            ""
-        };
-        let epoch = if notice.epoch == 0 {
-            String::new()
-        } else {
-            format!(", epoch {}", notice.epoch)
-        };
-        self.say(&format!(
-            "{who} called back from {} to {}{answer}{epoch}",
-            notice.from, notice.to
-        ));
+        self.say(&called_back(notice));
     }
     fn on_revoked(&self, _: OpenRef, reason: RevokeReason, closed: Closed) {
         self.say(&format!("open revoked: {reason:?}{}", deletion(closed)));
     }
     fn on_cache_revoked(&self, _: ResourceId, _: GrantKey, reason: RevokeReason) {
         self.say(&format!("cache revoked: {reason:?}"));
-    }
-}
-
-fn deletion(closed: Closed) -> String {
-    match (closed.delete_document, closed.delete_stream) {
-        (true, _) => String::from(", delete the document now"),
-        (false, Some(stream)) => format!(", delete stream {stream} now"),
-        (false, None) => String::new(),
     }
 }
 
@@ -81,119 +63,6 @@ struct World {
     nodes: HashMap<String, usize>,
     log: Log,
     spread: usize,
-}
-
-type Args<'a> = Vec<&'a str>;
-
-fn value<'a>(args: &Args<'a>, key: &str) -> Option<&'a str> {
-    args.iter()
-        .find_map(|a| a.strip_prefix(key).and_then(|rest| rest.strip_prefix('=')))
-}
-
-fn flag(args: &Args<'_>, word: &str) -> bool {
-    args.contains(&word)
-}
-
-fn duration(text: &str) -> Duration {
-    let number = |unit: &str| text.strip_suffix(unit).and_then(|n| n.parse::<u64>().ok());
-    number("ms")
-        .map(Duration::from_millis)
-        .or_else(|| number("s").map(Duration::from_secs))
-        .expect("a duration")
-}
-
-fn access(text: &str) -> Access {
-    text.split('+').fold(Access::NONE, |set, word| {
-        set.with(match word {
-            "read" => Access::READ,
-            "write" => Access::WRITE,
-            "delete" => Access::DELETE,
-            "all" => Access::ALL,
-            "none" => Access::NONE,
-            other => panic!("unknown access {other}"),
-        })
-    })
-}
-
-fn cache_state(text: &str) -> CacheState {
-    text.chars().fold(CacheState::NONE, |state, letter| {
-        state.with(match letter {
-            'R' => CacheState::R,
-            'H' => CacheState::H,
-            'W' => CacheState::W,
-            _ => CacheState::NONE,
-        })
-    })
-}
-
-fn byte_range(text: &str) -> ByteRange {
-    let number = |n: &str| {
-        if n == "max" {
-            u64::MAX
-        } else {
-            n.parse().expect("a number")
-        }
-    };
-    let (offset, length) = text.split_once('+').expect("offset+length");
-    ByteRange::new(number(offset), number(length)).expect("a valid range")
-}
-
-fn resource(text: &str) -> ResourceId {
-    let (document, stream) = text.split_once(':').unwrap_or((text, "0"));
-    ResourceId {
-        document: document.bytes().fold(0, |n, b| n * 256 + u64::from(b)),
-        stream: stream.parse().expect("a stream number"),
-    }
-}
-
-fn on_conflict(args: &Args<'_>) -> OnConflict {
-    if let Some(wait) = value(args, "wait") {
-        OnConflict::Wait((wait != "forever").then(|| duration(wait)))
-    } else if let Some(poll) = value(args, "retry") {
-        let patience = duration(poll);
-        match value(args, "hold").map(duration) {
-            Some(hold) => OnConflict::PollHeld { patience, hold },
-            None => OnConflict::Poll(patience),
-        }
-    } else {
-        OnConflict::Reject
-    }
-}
-
-fn cache_request(client: &str, args: &Args<'_>) -> CacheRequest {
-    match value(args, "cache") {
-        None => CacheRequest::None,
-        Some("II") => CacheRequest::Oplock(OplockLevel::II),
-        Some("exclusive") => CacheRequest::Oplock(OplockLevel::Exclusive),
-        Some("batch") => CacheRequest::Oplock(OplockLevel::Batch),
-        Some("read-delegation") => CacheRequest::Delegation { write: false },
-        Some("write-delegation") => CacheRequest::Delegation { write: true },
-        Some(lease) => {
-            let (key, want) = lease.split_once(':').expect("lease key:rights");
-            let mut client_guid = [0; 16];
-            client_guid[0] = client.as_bytes()[0];
-            CacheRequest::Lease {
-                lease: LeaseId {
-                    client_guid,
-                    key: [key.as_bytes()[0]; 16],
-                },
-                want: cache_state(want),
-                v2: flag(args, "v2"),
-                epoch: 0,
-                parent: None,
-            }
-        }
-    }
-}
-
-fn io_kind(kind: &str, range: Option<&&str>) -> IoKind {
-    let range = || byte_range(range.expect("a range"));
-    match kind {
-        "read" => IoKind::Read(range()),
-        "write" => IoKind::Write(range()),
-        "truncate" => IoKind::SetSize(range()),
-        _ => IoKind::Attributes,
-    }
 }
 
 fn refused(denial: &Denial) -> String {
@@ -583,37 +452,6 @@ impl World {
         }
         entries.iter().map(show_entry).collect()
     }
-}
-
-fn show_entry(e: &Entry) -> String {
-    let who = format!("{} {}", e.holder.protocol, e.holder.user);
-    let mut text = match e.kind {
-        EntryKind::Open => format!("open of {who}: {}, denies {}", e.access, e.denies),
-        EntryKind::Place => format!("writer's place of {who}"),
-        EntryKind::Range => {
-            let kind = if e.exclusive { "exclusive" } else { "shared" };
-            format!(
-                "{kind} range of {who}: {}",
-                e.range.unwrap_or(ByteRange::WHOLE)
-            )
-        }
-        EntryKind::Cache => format!("cache of {who}: {}", e.cache.unwrap_or_default()),
-        EntryKind::Waiter => format!("{who} waits"),
-    };
-    if let Some(to) = e.breaking_to {
-        let _ = write!(text, ", called back to {to}");
-    }
-    if e.disconnected {
-        text.push_str(", disconnected");
-    }
-    if e.delete_pending {
-        text.push_str(", marked for deletion");
-    }
-    if let Some(ms) = e.ends_in_ms {
-        let _ = write!(text, ", ends in {ms} ms");
-    }
-    let _ = write!(text, " ({})", e.freed_by);
-    text
 }
 
 /// What one command says: the answer first, then what others are told in any order.
