@@ -69,6 +69,8 @@ pub(crate) struct Context {
     pub(crate) progress: Arc<Progress>,
     /// The control connection, for uploads.
     pub(crate) control: Option<Watch>,
+    /// The client is a program on this machine.
+    pub(crate) same_machine: bool,
     /// Present if data connections are protected.
     pub(crate) data_tls: Option<TlsAcceptor>,
 }

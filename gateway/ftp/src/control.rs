@@ -60,6 +60,8 @@ pub(crate) struct ControlEnds {
     pub(crate) local: SocketAddr,
     /// The address that the client called.
     pub(crate) called: SocketAddr,
+    /// The client is a program on this machine, and no balancer on its way.
+    pub(crate) same_machine: bool,
 }
 
 /// One control connection.
@@ -70,6 +72,7 @@ pub(crate) struct Control {
     peer: SocketAddr,
     local: SocketAddr,
     called: SocketAddr,
+    same_machine: bool,
     decoder: LineDecoder,
     input: BytesMut,
     output: BytesMut,
@@ -92,6 +95,7 @@ impl Control {
             peer,
             local,
             called,
+            same_machine,
         } = ends;
         let options = &shared.options;
         let rules = SessionRules {
@@ -108,6 +112,7 @@ impl Control {
             peer,
             local,
             called,
+            same_machine,
             decoder: LineDecoder::default(),
             input: BytesMut::with_capacity(READ_BYTES),
             output: BytesMut::new(),

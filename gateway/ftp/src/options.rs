@@ -78,7 +78,8 @@ pub struct FtpOptions {
     pub tls_uploads_need_close_notify: bool,
     /// How long the end of a plain upload is doubted. The system ends the connections of a program that dies as cleanly as
     /// those of one that is done, data before control: only the end of the control connection tells them apart, and it comes a
-    /// moment later. The wait overlaps with making the bytes durable; it is longer on a busy machine.
+    /// moment later. The wait overlaps with making the bytes durable; it is longer on a busy machine. It ends at once for a program on
+    /// this machine while nothing else runs here, and there is none where the client has said how long the document is (ALLO).
     pub upload_end_doubt: Duration,
     /// Load balancers whose connections, control and passive data, begin with a PROXY protocol header.
     pub proxies: sluice_proxy::Proxies,

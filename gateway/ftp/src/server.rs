@@ -1,7 +1,7 @@
 //! Listeners, the bounds on connections, and the graceful stop.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -185,7 +185,7 @@ async fn welcome(
         Ok(ends) => ends,
         Err(error) => return tracing::warn!(%peer, %error, "FTP connection refused"),
     };
-    let peer = canonical(ends.client);
+    let (from, peer) = (canonical(peer), canonical(ends.client));
     let _ticket = match admission.admit(peer.ip()) {
         Ok(ticket) => ticket,
         Err(refusal) => {
@@ -209,12 +209,20 @@ async fn welcome(
         peer,
         local,
         called: ends.called.map_or(local, canonical),
+        same_machine: from == peer
+            && ends.called.is_none()
+            && are_one_machine(peer.ip(), local.ip()),
     };
     let vfs = shared.vfs.clone();
     tokio::select! {
         () = Control::run(shared, stream, ends, implicit_tls).instrument(span) => {}
         () = vfs.abandoned() => {}
     }
+}
+
+/// Both ends of a connection have an address of this machine's.
+fn are_one_machine(peer: IpAddr, local: IpAddr) -> bool {
+    peer == local || (peer.is_loopback() && local.is_loopback())
 }
 
 fn set_up(stream: &TcpStream) -> io::Result<SocketAddr> {

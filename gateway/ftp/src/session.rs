@@ -95,6 +95,8 @@ pub(crate) struct Session {
     pub(crate) transfer_type: TransferType,
     pub(crate) cwd: VirtualPath,
     pub(crate) restart: u64,
+    /// Length of the next upload, said ahead (ALLO).
+    pub(crate) announced: Option<u64>,
     pub(crate) range: Option<(u64, u64)>,
     pub(crate) rename_from: Option<VirtualPath>,
     pub(crate) epsv_only: bool,
@@ -118,6 +120,7 @@ impl Session {
             transfer_type: TransferType::Ascii,
             cwd: VirtualPath::default(),
             restart: 0,
+            announced: None,
             range: None,
             rename_from: None,
             epsv_only: false,
@@ -176,7 +179,7 @@ impl Session {
             | Command::Eprt(_)
             | Command::Rest(_)
             | Command::Rang(_)
-            | Command::Allo
+            | Command::Allo(_)
             | Command::Abor => cmd::parameters::decide(self, command),
             Command::Retr(path) => cmd::retr::decide(self, &path),
             Command::Stor(_) | Command::Appe(_) | Command::Stou(_) => {

@@ -203,6 +203,20 @@ fn rest_holds_for_one_transfer() {
 }
 
 #[test]
+fn a_length_said_ahead_is_the_next_uploads_alone() {
+    let mut session = logged_in(TlsMode::Off);
+    let announced = |session: &mut Session| match step(session, "STOR x") {
+        Step::Work(Work::Store(request)) => request.announced,
+        _ => panic!("no upload"),
+    };
+    assert_eq!(code(&mut session, "ALLO 65536 R 4096"), 202);
+    assert_eq!(announced(&mut session), Some(65536));
+    assert_eq!(announced(&mut session), None);
+    assert_eq!(code(&mut session, "ALLO"), 202);
+    assert_eq!(announced(&mut session), None);
+}
+
+#[test]
 fn restarting_needs_binary_type() {
     let mut session = logged_in(TlsMode::Off);
     step(&mut session, "REST 5");

@@ -51,6 +51,8 @@ pub(crate) struct StoreRequest {
     pub(crate) mode: UploadMode,
     /// STOU: `path` is a beginning to which a free name is found.
     pub(crate) unique: bool,
+    /// Bytes that the client has said it would send (ALLO).
+    pub(crate) announced: Option<u64>,
 }
 
 /// How a hash is told.

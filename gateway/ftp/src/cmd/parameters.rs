@@ -41,7 +41,10 @@ pub(crate) fn decide(session: &mut Session, command: Command) -> Step {
                 None => Reply::fixed(350, "Range reset."),
             })
         }
-        Command::Allo => Step::Reply(Reply::fixed(202, "No allocation is needed.")),
+        Command::Allo(bytes) => {
+            session.announced = bytes;
+            Step::Reply(Reply::fixed(202, "No allocation is needed."))
+        }
         _ => Step::NothingToAbort,
     }
 }

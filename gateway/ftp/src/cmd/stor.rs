@@ -1,7 +1,8 @@
 //! STOR, APPE, STOU (RFC 959 4.1.3): an upload appears whole or not at all.
 //!
 //! The order is the promise: grant (150), bytes, a clean end of the data connection, a last look whether the client is still
-//! there (a program that dies closes its data connection as cleanly as one that is done, but its control connection too), commit, and only then 226. Any other end drops the upload, and the old document stays.
+//! there (a program that dies closes its data connection as cleanly as one that is done, but its control connection too), commit, and
+//! only then 226. Any other end drops the upload, and the old document stays.
 
 use bytes::{Bytes, BytesMut};
 use sluice_vfs::{RelPath, Tree, Upload, UploadMode, UploadReceipt, VfsError};
@@ -9,7 +10,7 @@ use sluice_vfs::{RelPath, Tree, Upload, UploadMode, UploadReceipt, VfsError};
 use crate::codec::ascii::FromNetwork;
 use crate::codec::command::{Command, TransferType};
 use crate::context::Context;
-use crate::data::{DataLink, End, Receiver};
+use crate::data::{DataLink, Doubt, End, Receiver};
 use crate::path::VirtualPath;
 use crate::reply::{self, Reply};
 use crate::session::{Session, Step};
@@ -20,6 +21,7 @@ const UNIQUE_TRIES: usize = 4;
 
 pub(crate) fn decide(session: &mut Session, command: &Command) -> Step {
     let restart = std::mem::take(&mut session.restart);
+    let announced = session.announced.take();
     session.range = None;
     let transfer_type = session.transfer_type;
     let (argument, mode, unique) = match command {
@@ -39,6 +41,7 @@ pub(crate) fn decide(session: &mut Session, command: &Command) -> Step {
             transfer_type,
             mode,
             unique,
+            announced,
         })
     })
 }
@@ -145,9 +148,13 @@ async fn settle(
     };
     let sealed = upload.seal().await;
     sealed.map_err(|error| reply::refused(path, &error))?;
-    let believed = since + cx.options.upload_end_doubt;
+    let doubt = Doubt {
+        since,
+        longest: cx.options.upload_end_doubt,
+        same_machine: cx.same_machine,
+    };
     match &cx.control {
-        Some(control) if !control.ended_by(believed).await => Ok(()),
+        Some(control) if !control.ended_by(doubt).await => Ok(()),
         _ => Err(reply::aborted(true)),
     }
 }
@@ -171,7 +178,7 @@ async fn receive(
             .await?
             .map_err(refused)?,
     }
-    Ok(receiver.finish().await)
+    Ok(receiver.finish(request.announced).await)
 }
 
 async fn receive_text(

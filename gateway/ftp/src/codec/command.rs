@@ -111,7 +111,8 @@ pub enum Command {
     Eprt(Result<SocketAddr, EprtError>),
     Rest(u64),
     Rang(Option<(u64, u64)>),
-    Allo,
+    /// Bytes, if it says a number of them (a second one, of records, may follow).
+    Allo(Option<u64>),
     Abor,
     Retr(String),
     Stor(String),
@@ -277,7 +278,7 @@ fn transfer_verb(verb: &str, argument: &str) -> Parsed {
         },
         "REST" => number(argument, "REST offset").map(Command::Rest),
         "RANG" => rang(argument).map(Command::Rang),
-        "ALLO" => Ok(Command::Allo),
+        "ALLO" => Ok(Command::Allo(bytes_announced(argument))),
         "ABOR" => Ok(Command::Abor),
         "RETR" => required(argument, "RETR name", Command::Retr),
         "STOR" => required(argument, "STOR name", Command::Stor),
@@ -336,6 +337,10 @@ fn number(argument: &str, usage: &'static str) -> Result<u64, ParseError> {
         return Err(ParseError::Syntax(usage));
     }
     digits.parse().map_err(|_| ParseError::Syntax(usage))
+}
+
+fn bytes_announced(argument: &str) -> Option<u64> {
+    number(argument.split_whitespace().next()?, "").ok()
 }
 
 fn letter(argument: &str, usage: &'static str) -> Result<char, ParseError> {

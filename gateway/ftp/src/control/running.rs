@@ -101,6 +101,7 @@ impl Control {
             interim: self.interim.0.clone(),
             cancel,
             control,
+            same_machine: self.same_machine,
             progress: Arc::clone(&self.progress),
             data_tls: self
                 .shared

@@ -26,7 +26,7 @@ const ONE_PIECE_TIME: Duration = Duration::from_millis(5);
 /// How far the clean end of an upload can be believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// The client has said so itself (TLS close_notify), or it came in one piece.
+    /// The client has said so itself (TLS close_notify, or the length ahead), or it came in one piece.
     Certain,
     /// The connection was closed in order at this moment, perhaps by the system because the client died.
     Likely(Instant),
@@ -98,15 +98,17 @@ impl<'a> Receiver<'a> {
         }
     }
 
-    /// Answers the client's end with ours: clients wait for our close_notify before they look for the reply.
-    pub(crate) async fn finish(mut self) -> End {
+    /// Answers the client's end with ours: clients wait for our close_notify before they look for the reply. `announced`: so many bytes
+    /// the client has said that it would send.
+    pub(crate) async fn finish(mut self, announced: Option<u64>) -> End {
         let ended = Instant::now();
         let one_piece = self.reads == 1
             && self.bytes <= ONE_PIECE_BYTES_MAX
             && self.begun.elapsed() < ONE_PIECE_TIME;
         // The bytes are here already; whether the client still listens on this connection changes nothing.
         let _ = tokio::time::timeout(self.stall, self.stream.shutdown()).await;
-        if self.close_notify || one_piece {
+        let as_announced = announced == Some(self.bytes as u64);
+        if self.close_notify || one_piece || as_announced {
             End::Certain
         } else {
             End::Likely(ended)
