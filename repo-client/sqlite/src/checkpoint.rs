@@ -3,7 +3,7 @@
 //! is little: until then the background goes over what was committed meanwhile.
 
 use std::cell::Cell;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU8, Ordering};
 use std::sync::mpsc;
@@ -111,9 +111,9 @@ impl Checkpointer {
         written
     }
 
-    /// Makes everything in the log durable.
-    pub(crate) fn sync_log(&mut self) -> Result<()> {
-        self.room.sync()
+    /// The log's file.
+    pub(crate) fn log_path(&self) -> PathBuf {
+        self.room.path().to_owned()
     }
 
     /// Whether [`Checkpointer::after_commit`] has something to do.

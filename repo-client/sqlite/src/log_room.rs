@@ -6,13 +6,11 @@
 //! behind the file's, so that zeros can't come over a commit, however far the log has come meanwhile. In small steps, each made
 //! durable by whoever makes it: a commit's sync must not have to carry them.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-use sluice_repo::{RepoError, Result};
 
 /// What is added and synced at once.
 const STEP_BYTES: u64 = 256 << 10;
@@ -31,8 +29,6 @@ const HEADER_BYTES: u64 = 32;
 
 /// The log's file as far as this writer knows it.
 pub(crate) struct LogRoom {
-    path: PathBuf,
-    file: Option<File>,
     grower: Grower,
 }
 
@@ -51,12 +47,9 @@ impl LogRoom {
     pub(crate) fn of(database: &Path) -> LogRoom {
         let mut path = database.as_os_str().to_owned();
         path.push("-wal");
-        let path = PathBuf::from(path);
         LogRoom {
-            path: path.clone(),
-            file: None,
             grower: Grower {
-                path,
+                path: path.into(),
                 len: Arc::default(),
                 busy: Arc::default(),
                 stopped: Arc::default(),
@@ -82,18 +75,8 @@ impl LogRoom {
             && !self.grower.busy.swap(true, Ordering::AcqRel)
     }
 
-    /// Makes what is in the log durable.
-    pub(crate) fn sync(&mut self) -> Result<()> {
-        let file = match self.file.take() {
-            Some(file) => Ok(file),
-            None => OpenOptions::new().write(true).open(&self.path),
-        };
-        file.and_then(|file| {
-            file.sync_data()?;
-            self.file = Some(file);
-            Ok(())
-        })
-        .map_err(|error| RepoError::Unavailable(format!("{}: {error}", self.path.display())))
+    pub(crate) fn path(&self) -> &Path {
+        &self.grower.path
     }
 }
 

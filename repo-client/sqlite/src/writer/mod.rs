@@ -1,18 +1,22 @@
-//! The one road to a change of the database, and its group commit: everything that arrives while a commit is on its way to the disk
-//! goes into the next one. Each change runs in a savepoint, so that a refused one leaves the others alone, and is answered only after
-//! the commit (invariant I4), the caches cleared before that.
+//! The one road to a change of the database, and its group commit. Each change runs in a savepoint, so that a refused one leaves the
+//! others alone, and is answered only after the commit (invariant I4), the caches cleared before that.
+//!
+//! Two things are taken in turn. The *connection* is held for a transaction, never while the disk is waited for: changes that are answered
+//! before they are durable go on meanwhile. The *turn* is held by whoever makes changes durable, from the transaction to the end of the
+//! sync (`log`): all that must be durable when it is answered and comes meanwhile goes into the next transaction and shares its sync.
 //!
 //! A caller that may be held up ([`sluice_repo::may_block`]), or whose change needs no wait for the disk, and that finds nobody at work
 //! carries out what waits, its own change among it, on its own thread: no other thread has to be woken, none has to bring the
 //! answer back. All else is left to the writer's thread, also what came while such a caller was at work, the checkpoints, and the
 //! sync of what was answered before it was durable.
 
+mod log;
 mod tx;
 mod worker;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -23,6 +27,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
 
 use crate::checkpoint::Checkpointer;
+use log::Log;
 pub(crate) use tx::{Touch, Tx};
 use worker::Worker;
 
@@ -30,13 +35,14 @@ use worker::Worker;
 const BATCH_MAX: usize = 1024;
 /// What was answered before it was durable is durable after this time at the latest (and a sync).
 const SETTLE_WITHIN: Duration = Duration::from_millis(5);
+/// Times that a thread looks for changes of others before it leaves them to the writer's.
+const LOOKS_MAX: usize = 8;
 
 type Answer = Box<dyn FnOnce(Result<()>) + Send>;
 
 /// A change on its way.
 struct Job {
     run: Box<dyn FnOnce(&mut Tx<'_>) -> Answer + Send>,
-    lasting: Lasting,
 }
 
 /// When a change is answered.
@@ -59,27 +65,68 @@ struct Shared {
     queue: Mutex<Queue>,
     /// Tells the writer's thread that there is something for it in the queue.
     filled: Condvar,
-    /// Held for a batch. Empty once everything is closed.
+    /// The connection, held for a transaction. Empty once everything is closed.
     worker: Mutex<Option<Worker>>,
+    log: Arc<Log>,
     /// Access times noted since the last transaction.
     accessed: Arc<Mutex<HashMap<NodeId, Timestamp>>>,
     batches: Arc<AtomicU64>,
-    /// Something was committed that has not reached the disk.
-    pending: Arc<AtomicBool>,
-    /// When it is made to.
+    /// When what was answered before it was durable is made so.
     settle_within: Duration,
 }
 
 #[derive(Default)]
 struct Queue {
-    jobs: Vec<Job>,
+    /// Changes that are answered when they are durable: whoever has the turn takes them.
+    now: Vec<Job>,
+    /// Changes that are not waited for so long: whoever has the connection takes them.
+    soon: Vec<Job>,
+    /// Somebody has the turn.
+    turn: bool,
     closed: bool,
     /// The log wants to be looked after.
     chores: bool,
-    /// Since when something is committed that has not reached the disk.
+    /// Since when something is committed that has not reached the disk and nobody makes durable.
     unsynced: Option<Instant>,
     /// The writer's thread sleeps until it is told.
     asleep: bool,
+}
+
+impl Queue {
+    fn of(&mut self, lasting: Lasting) -> &mut Vec<Job> {
+        match lasting {
+            Lasting::Now => &mut self.now,
+            Lasting::Soon => &mut self.soon,
+        }
+    }
+
+    fn take(&mut self, lasting: Lasting) -> Vec<Job> {
+        let jobs = self.of(lasting);
+        let count = jobs.len().min(BATCH_MAX);
+        jobs.drain(..count).collect()
+    }
+
+    /// Whether there is a change that nobody is at work on.
+    fn has_work(&self) -> bool {
+        !self.soon.is_empty() || !self.now.is_empty() && !self.turn
+    }
+}
+
+/// The right to make changes durable; given back when it is dropped.
+struct Turn<'a>(&'a Shared);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut queue = self.0.queue.lock();
+        queue.turn = false;
+        let open = self.0.log.has_open();
+        queue.unsynced = open.then(|| queue.unsynced.unwrap_or_else(Instant::now));
+        let wanted = queue.has_work() || queue.closed || open && queue.asleep;
+        drop(queue);
+        if wanted {
+            self.0.filled.notify_one();
+        }
+    }
 }
 
 /// Called with everything that a commit has changed, before the changes are answered, and whether it is known to have been carried out.
@@ -104,6 +151,7 @@ impl Drop for Idle<'_> {
     fn drop(&mut self) {
         if let Some(held) = self.held.take() {
             self.shared.release(held);
+            self.shared.carry_out_soon();
         }
     }
 }
@@ -123,24 +171,27 @@ impl Writer {
         publish: Publish,
         settle_within: Duration,
     ) -> Result<Writer> {
+        // Made durable by the log's sync, not by the commit.
+        conn.pragma_update(None, "synchronous", "NORMAL")
+            .map_err(crate::error::db)?;
         let accessed = Arc::new(Mutex::new(HashMap::new()));
         let batches = Arc::new(AtomicU64::new(0));
-        let pending = Arc::new(AtomicBool::new(false));
+        let log = Arc::new(Log::of(checkpointer.log_path()));
         let worker = Worker::new(
             conn,
             checkpointer,
             publish,
             accessed.clone(),
             batches.clone(),
-            pending.clone(),
+            log.clone(),
         );
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             filled: Condvar::new(),
             worker: Mutex::new(Some(worker)),
+            log,
             accessed,
             batches,
-            pending,
             settle_within,
         });
         let for_thread = shared.clone();
@@ -163,9 +214,12 @@ impl Writer {
         T: Send + 'static,
         F: FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
     {
-        let (job, answer) = job(lasting, change);
-        self.shared.push(job)?;
-        self.shared.carry_out();
+        let (job, answer) = job(change);
+        self.shared.push(job, lasting)?;
+        match lasting {
+            Lasting::Now => self.shared.carry_out_now(),
+            Lasting::Soon => self.shared.carry_out_soon(),
+        }
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
 
@@ -177,10 +231,10 @@ impl Writer {
     {
         let mut answers = Vec::with_capacity(changes.len());
         for change in changes {
-            let (job, answer) = job(Lasting::Now, change);
-            answers.push(self.shared.push(job).map(|()| answer));
+            let (job, answer) = job(change);
+            answers.push(self.shared.push(job, Lasting::Now).map(|()| answer));
         }
-        self.shared.carry_out();
+        self.shared.carry_out_now();
         let mut results = Vec::with_capacity(answers.len());
         for answer in answers {
             results.push(match answer {
@@ -210,7 +264,7 @@ impl Writer {
 
     /// Whether something was answered that a loss of power could undo.
     pub(crate) fn has_pending(&self) -> bool {
-        self.shared.pending.load(Ordering::Acquire)
+        self.shared.log.has_open()
     }
 
     /// Transactions committed so far.
@@ -241,7 +295,7 @@ fn closed() -> RepoError {
     RepoError::Unavailable("the repository is closed".into())
 }
 
-fn job<T, F>(lasting: Lasting, change: F) -> (Job, oneshot::Receiver<Result<T>>)
+fn job<T, F>(change: F) -> (Job, oneshot::Receiver<Result<T>>)
 where
     T: Send + 'static,
     F: FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
@@ -258,7 +312,7 @@ where
             });
         })
     });
-    (Job { run, lasting }, answer)
+    (Job { run }, answer)
 }
 
 /// When the writer's thread ends, even by a panic, nobody waits for it any more.
@@ -268,58 +322,118 @@ impl Drop for Ends {
     fn drop(&mut self) {
         let mut queue = self.0.queue.lock();
         queue.closed = true;
-        let left = std::mem::take(&mut queue.jobs);
+        let left = (
+            std::mem::take(&mut queue.now),
+            std::mem::take(&mut queue.soon),
+        );
         drop(queue);
         drop(left);
     }
 }
 
 impl Shared {
-    fn push(&self, job: Job) -> Result<()> {
+    fn push(&self, job: Job, lasting: Lasting) -> Result<()> {
         let mut queue = self.queue.lock();
         if queue.closed {
             return Err(closed());
         }
-        queue.jobs.push(job);
+        queue.of(lasting).push(job);
         Ok(())
     }
 
-    /// What waits is carried out: here and now if nobody else is at it, and this thread may be held up or need not wait for the disk.
-    fn carry_out(&self) {
-        let Some(mut held) = self.worker.try_lock() else {
-            // Whoever is at work looks into the queue when it has finished.
+    /// Carries out what needs no wait for the disk, here and now if nobody else has the connection.
+    fn carry_out_soon(&self) {
+        for _ in 0..LOOKS_MAX {
+            if self.queue.lock().soon.is_empty() {
+                return;
+            }
+            let Some(mut held) = self.worker.try_lock() else {
+                // Whoever has it looks into the queue when it has finished.
+                return;
+            };
+            if let Some(worker) = held.as_mut() {
+                self.transact_soon(worker);
+            }
+            self.release(held);
+        }
+        self.filled.notify_one();
+    }
+
+    /// With the connection: carries out what needs no wait for the disk.
+    fn transact_soon(&self, worker: &mut Worker) {
+        let batch = self.queue.lock().take(Lasting::Soon);
+        if batch.is_empty() {
             return;
+        }
+        let done = worker.carry_out(batch);
+        // Ids that a loss of power gives out once more would lead handles to other documents.
+        let durable = match done.reserved {
+            true => self.log.sync(),
+            false => Ok(()),
         };
-        if let Some(worker) = held.as_mut() {
-            let waits = |job: &Job| job.lasting == Lasting::Now;
-            let batch = self.next_batch(|jobs| sluice_repo::may_block() || !jobs.iter().any(waits));
-            if !batch.is_empty() {
-                held_up(batch.iter().any(waits), || worker.commit(batch));
+        done.answer(durable);
+    }
+
+    /// Carries out what waits to be durable: here and now if this thread may be held up and nobody else is at it.
+    fn carry_out_now(&self) {
+        let mine = sluice_repo::may_block() && !self.worker.is_locked();
+        match mine.then(|| self.turn()) {
+            Some(Some(turn)) => held_up(|| self.make_durable(turn)),
+            // Whoever has it looks into the queue when it has finished.
+            Some(None) => {}
+            None => {
+                if self.queue.lock().has_work() {
+                    self.filled.notify_one();
+                }
             }
         }
-        self.release(held);
     }
 
-    /// What waits, if all of it is as wanted.
-    fn next_batch(&self, wanted: impl FnOnce(&[Job]) -> bool) -> Vec<Job> {
+    /// The turn, unless somebody has it.
+    fn turn(&self) -> Option<Turn<'_>> {
         let mut queue = self.queue.lock();
-        let count = queue.jobs.len().min(BATCH_MAX);
-        if !wanted(&queue.jobs) {
-            return Vec::new();
+        if std::mem::replace(&mut queue.turn, true) {
+            return None;
         }
-        queue.jobs.drain(..count).collect()
+        Some(Turn(self))
     }
 
-    /// Gives the worker back and leaves what there is to do to the writer's thread.
+    /// One transaction with all that is to be durable when it is answered, and the sync that makes it so, with all before it.
+    fn make_durable(&self, turn: Turn<'_>) {
+        let batch = self.queue.lock().take(Lasting::Now);
+        let mut done = None;
+        if !batch.is_empty() {
+            let mut held = self.worker.lock();
+            done = held.as_mut().map(|worker| worker.carry_out(batch));
+            self.release(held);
+            self.carry_out_soon();
+        }
+        // Even if nothing was changed: what was found may not be durable yet.
+        let durable = match done.as_ref().is_some_and(|done| done.outcome.is_err()) {
+            true => Ok(()),
+            false => self.log.sync(),
+        };
+        if let Err(error) = &durable {
+            tracing::error!(%error, "changes of the repository could not be made durable");
+        }
+        // First, so that whoever is answered finds it free.
+        drop(turn);
+        if let Some(done) = done {
+            done.answer(durable);
+        }
+    }
+
+    /// Gives the connection back and leaves what there is to do to the writer's thread.
     fn release(&self, held: MutexGuard<'_, Option<Worker>>) {
-        let (unsynced, chores) = held
-            .as_ref()
-            .map_or((None, false), |w| (w.unsynced(), w.checkpointer.has_work()));
+        let chores = held.as_ref().is_some_and(|w| w.checkpointer.has_work());
         drop(held);
         let mut queue = self.queue.lock();
-        queue.unsynced = unsynced;
         queue.chores |= chores;
-        let wanted = !queue.jobs.is_empty() || queue.chores || unsynced.is_some() && queue.asleep;
+        let open = !queue.turn && self.log.has_open();
+        if open && queue.unsynced.is_none() {
+            queue.unsynced = Some(Instant::now());
+        }
+        let wanted = queue.chores || open && queue.asleep;
         drop(queue);
         if wanted {
             self.filled.notify_one();
@@ -329,48 +443,64 @@ impl Shared {
     /// The writer's thread.
     fn run(&self) {
         while self.wait() {
+            self.carry_out_soon();
+            let is_due = {
+                let queue = self.queue.lock();
+                let since = queue.unsynced;
+                !queue.now.is_empty()
+                    || since.is_some_and(|since| since.elapsed() >= self.settle_within)
+            };
+            if is_due && let Some(turn) = self.turn() {
+                self.make_durable(turn);
+            }
             let mut held = self.worker.lock();
             let Some(worker) = held.as_mut() else {
                 return;
             };
-            let batch = self.next_batch(|_| true);
-            if !batch.is_empty() {
-                worker.commit(batch);
-            }
-            if worker
-                .unsynced()
-                .is_some_and(|since| since.elapsed() >= self.settle_within)
-                && let Err(error) = worker.settle()
-            {
-                tracing::error!(%error, "new documents could not be made durable; it is tried again");
-            }
             let Worker {
                 conn, checkpointer, ..
             } = worker;
             checkpointer.after_commit(conn);
             self.release(held);
         }
-        let mut held = self.worker.lock();
-        if let Some(mut worker) = held.take() {
+        let turn = self.last_turn();
+        let held = self.worker.lock().take();
+        if let Some(mut worker) = held {
             loop {
-                let batch = self.next_batch(|_| true);
+                let mut queue = self.queue.lock();
+                let mut batch = std::mem::take(&mut queue.soon);
+                batch.append(&mut queue.now);
+                drop(queue);
                 if batch.is_empty() {
                     break;
                 }
-                worker.commit(batch);
+                let done = worker.carry_out(batch);
+                let durable = self.log.sync();
+                done.answer(durable);
             }
             let Worker {
                 conn, checkpointer, ..
             } = &mut worker;
             checkpointer.finish(conn);
         }
+        drop(turn);
+    }
+
+    /// Waits for the turn, after which nobody else gets it.
+    fn last_turn(&self) -> Turn<'_> {
+        let mut queue = self.queue.lock();
+        while std::mem::replace(&mut queue.turn, true) {
+            self.filled.wait(&mut queue);
+        }
+        drop(queue);
+        Turn(self)
     }
 
     /// Sleeps until there is something to do. False: everything is to be closed.
     fn wait(&self) -> bool {
         let mut queue = self.queue.lock();
-        while !queue.closed && queue.jobs.is_empty() && !queue.chores {
-            match queue.unsynced {
+        while !queue.closed && !queue.has_work() && !queue.chores {
+            match queue.unsynced.filter(|_| !queue.turn) {
                 Some(since) if since.elapsed() >= self.settle_within => break,
                 Some(since) => {
                     self.filled
@@ -388,11 +518,11 @@ impl Shared {
     }
 }
 
-/// Runs `work`, which waits for the disk or does not, on this thread; before it waits, the runtime's other tasks get another thread.
-fn held_up(waits: bool, work: impl FnOnce()) {
+/// Runs `work`, which waits for the disk, on this thread; the runtime's other tasks get another one.
+fn held_up(work: impl FnOnce()) {
     let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
     match flavor {
-        Ok(RuntimeFlavor::MultiThread) if waits => tokio::task::block_in_place(work),
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
         _ => work(),
     }
 }

@@ -2,20 +2,17 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use rusqlite::Connection;
 use sluice_repo::{NodeId, Result, Timestamp};
 
+use super::log::Log;
 use super::tx::{State, in_savepoint, step};
-use super::{Answer, Job, Lasting, Publish, Touch, Tx, now};
+use super::{Answer, Job, Publish, Touch, Tx, now};
 use crate::checkpoint::Checkpointer;
 use crate::error::db;
-
-/// How long a sync that failed is left alone.
-const SETTLE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// The one connection that changes the database, and all that goes with it. Whoever holds it carries out a batch.
 pub(super) struct Worker {
@@ -25,12 +22,25 @@ pub(super) struct Worker {
     accessed: Arc<Mutex<HashMap<NodeId, Timestamp>>>,
     batches: Arc<AtomicU64>,
     state: State,
-    /// Whether commits of this connection reach the disk before they return.
-    synced: bool,
-    /// Since when something is committed that has not reached the disk.
-    unsynced: Option<Instant>,
-    /// Whether there is such.
-    pending: Arc<AtomicBool>,
+    log: Arc<Log>,
+}
+
+/// A batch that was carried out and is not answered.
+pub(super) struct Done {
+    pub(super) outcome: Result<()>,
+    /// Ids were taken from the database.
+    pub(super) reserved: bool,
+    answers: Vec<Answer>,
+}
+
+impl Done {
+    /// Answers everybody; `durable` if that worked out which was to come before.
+    pub(super) fn answer(self, durable: Result<()>) {
+        let outcome = self.outcome.and(durable);
+        for answer in self.answers {
+            answer(outcome.clone());
+        }
+    }
 }
 
 impl Worker {
@@ -40,7 +50,7 @@ impl Worker {
         publish: Publish,
         accessed: Arc<Mutex<HashMap<NodeId, Timestamp>>>,
         batches: Arc<AtomicU64>,
-        pending: Arc<AtomicBool>,
+        log: Arc<Log>,
     ) -> Worker {
         Worker {
             conn,
@@ -49,50 +59,20 @@ impl Worker {
             accessed,
             batches,
             state: State::default(),
-            synced: true,
-            unsynced: None,
-            pending,
+            log,
         }
     }
 
-    /// Since when something is committed that has not reached the disk.
-    pub(super) fn unsynced(&self) -> Option<Instant> {
-        self.unsynced
-    }
-
-    /// Makes what was committed durable.
-    pub(super) fn settle(&mut self) -> Result<()> {
-        let synced = self.checkpointer.sync_log();
-        let again = Instant::now() + SETTLE_AGAIN_AFTER;
-        self.note_unsynced(synced.is_err().then_some(again));
-        synced
-    }
-
-    fn note_unsynced(&mut self, since: Option<Instant>) {
-        self.unsynced = since;
-        self.pending.store(since.is_some(), Ordering::Release);
-    }
-
-    /// Carries the changes out and answers them.
-    pub(super) fn commit(&mut self, batch: Vec<Job>) {
+    /// Carries changes out in one transaction, which everybody sees then; it is not durable yet.
+    pub(super) fn carry_out(&mut self, batch: Vec<Job>) -> Done {
         let mut touched = Vec::new();
         let mut answers = Vec::with_capacity(batch.len());
-        let durable = batch.iter().any(|job| job.lasting == Lasting::Now);
-        let done = self.transact(batch, durable, &mut touched, &mut answers);
-        let reserved = done.as_ref().is_ok_and(|reserved| *reserved);
-        let mut outcome = done.map(|_| ());
+        let done = self.transact(batch, &mut touched, &mut answers);
         if self.checkpointer.take_written() {
-            let open = !durable || outcome.is_err();
-            let since = self.unsynced.unwrap_or_else(Instant::now);
-            self.note_unsynced(open.then_some(since));
+            self.log.note_written();
         }
-        // Nothing may have been changed, but what was found may not be durable yet. And ids that a loss of power gives out once
-        // more would lead handles to other documents.
-        if (durable || reserved) && outcome.is_ok() && self.unsynced.is_some() {
-            outcome = self.settle();
-        }
-        match &outcome {
-            Ok(()) => (self.publish)(touched, true),
+        match &done {
+            Ok(_) => (self.publish)(touched, true),
             Err(error) => {
                 tracing::error!(%error, changes = answers.len(), "a transaction of the repository failed");
                 if !self.conn.is_autocommit() {
@@ -105,8 +85,10 @@ impl Worker {
             }
         }
         self.batches.fetch_add(1, Ordering::Relaxed);
-        for answer in answers {
-            answer(outcome.clone());
+        Done {
+            reserved: done.as_ref().is_ok_and(|reserved| *reserved),
+            outcome: done.map(|_| ()),
+            answers,
         }
     }
 
@@ -114,12 +96,12 @@ impl Worker {
     fn transact(
         &mut self,
         batch: Vec<Job>,
-        durable: bool,
         touched: &mut Vec<Touch>,
         answers: &mut Vec<Answer>,
     ) -> Result<bool> {
         let lost = self
-            .sync_commits(durable)
+            .log
+            .check()
             .and_then(|()| step(&self.conn, "BEGIN IMMEDIATE"))
             .err();
         let accessed = std::mem::take(&mut *self.accessed.lock());
@@ -145,18 +127,6 @@ impl Worker {
             None if tx.refused => step(&self.conn, "ROLLBACK").map(|()| false),
             None => step(&self.conn, "COMMIT").map(|()| tx.reserved),
         }
-    }
-
-    /// Whether the next commits are to reach the disk before they return.
-    fn sync_commits(&mut self, wanted: bool) -> Result<()> {
-        if self.synced != wanted {
-            let mode = if wanted { "FULL" } else { "NORMAL" };
-            self.conn
-                .pragma_update(None, "synchronous", mode)
-                .map_err(db)?;
-            self.synced = wanted;
-        }
-        Ok(())
     }
 }
 

@@ -1,0 +1,90 @@
+//! What of the write-ahead log is durable: transactions are counted when they are in it, and again when a sync that began after that
+//! has ended. A sync that fails is the last one: the system may have dropped what it was to write, and a second one would not tell. From
+//! then on nothing is changed until the node is started again.
+
+use std::fs::{File, OpenOptions};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use sluice_repo::{RepoError, Result};
+
+/// The log's file as far as this process has made it durable.
+pub(super) struct Log {
+    path: PathBuf,
+    /// Taken for moments; no call is made under it.
+    state: Mutex<State>,
+    written: AtomicU64,
+    synced: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    /// Opened by the first sync: a new database has no log before its first transaction.
+    file: Option<Arc<File>>,
+    failed: Option<RepoError>,
+}
+
+impl Log {
+    pub(super) fn of(path: PathBuf) -> Log {
+        Log {
+            path,
+            state: Mutex::default(),
+            written: AtomicU64::new(0),
+            synced: AtomicU64::new(0),
+        }
+    }
+
+    /// A transaction is in the log.
+    pub(super) fn note_written(&self) {
+        self.written.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Whether something in the log is not durable.
+    pub(super) fn has_open(&self) -> bool {
+        self.synced.load(Ordering::Acquire) < self.written.load(Ordering::Acquire)
+    }
+
+    /// Refuses if something that was to be durable may be lost.
+    pub(super) fn check(&self) -> Result<()> {
+        match &self.state.lock().failed {
+            Some(failed) => Err(failed.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes everything durable that is in the log now.
+    pub(super) fn sync(&self) -> Result<()> {
+        self.check()?;
+        let written = self.written.load(Ordering::Acquire);
+        if self.synced.load(Ordering::Acquire) >= written {
+            return Ok(());
+        }
+        let file = self.state.lock().file.clone();
+        let synced = match file {
+            Some(file) => Ok(file),
+            None => OpenOptions::new()
+                .write(true)
+                .open(&self.path)
+                .map(Arc::new),
+        }
+        .and_then(|file| file.sync_data().map(|()| file));
+        let mut state = self.state.lock();
+        match synced {
+            Ok(file) => {
+                state.file = Some(file);
+                self.synced.fetch_max(written, Ordering::AcqRel);
+                Ok(())
+            }
+            Err(error) => {
+                let failed = RepoError::Unavailable(format!(
+                    "{} could not be made durable, start the node again: {error}",
+                    self.path.display()
+                ));
+                state.failed = Some(failed.clone());
+                Err(failed)
+            }
+        }
+    }
+}
