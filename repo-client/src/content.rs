@@ -8,13 +8,24 @@ use bytes::Bytes;
 use crate::error::Result;
 use crate::manifest::{Manifest, ObjectId, ObjectRef};
 
-/// Content that is made durable and ready to be committed.
+/// Bytes that a store has taken and that are to be durable before the commit that names them is.
+pub trait Unsettled: Send + Sync + std::fmt::Debug {
+    /// Makes them durable, with all others that the same file has taken until now; holds up its thread.
+    fn settle(&self) -> Result<()>;
+
+    /// Whether they never will be: the content is to be sealed again.
+    fn has_failed(&self) -> bool;
+}
+
+/// Content that is ready to be committed.
 #[derive(Clone, Debug)]
 pub struct Sealed {
     /// Where it is; goes into [`crate::Commit`] or [`crate::NewNode`].
     pub manifest: Arc<Manifest>,
     /// The state of the working content that it holds; goes into [`WorkingContent::committed`].
     pub generation: u64,
+    /// What the commit has to make durable first ([`crate::Repository::commit_with`]); nothing if the content is durable already.
+    pub unsettled: Option<Arc<dyn Unsettled>>,
 }
 
 /// Keeps immutable objects and hands out working contents on top of them.
@@ -99,6 +110,11 @@ pub trait WorkingContent: Send + Sync {
     /// Makes everything written before the call durable and says where it is. Writes may go on meanwhile; they are
     /// not part of it.
     async fn seal(&self) -> Result<Sealed>;
+
+    /// The same, but it may leave it to the commit to make the content durable: one effort for all that are committed together.
+    async fn seal_for_commit(&self) -> Result<Sealed> {
+        self.seal().await
+    }
 
     /// The repository has committed what `seal` returned.
     fn committed(&self, sealed: &Sealed);

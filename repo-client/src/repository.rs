@@ -11,7 +11,8 @@ use bytes::Bytes;
 
 use crate::accounts::{Group, PolicyRule, Share, User, VersionPolicy};
 use crate::call::CallId;
-use crate::error::Result;
+use crate::content::Unsettled;
+use crate::error::{RepoError, Result};
 use crate::manifest::{Manifest, ObjectId, ObjectRef};
 use crate::types::{
     Acl, AttributeChange, Attributes, CaseMode, ContentId, Cookie, DirEntry, DosAttributes,
@@ -372,6 +373,18 @@ pub trait Repository: Send + Sync {
 
     /// Makes sealed contents the current ones, each on its own: one refusal leaves the others alone. The answers are in order.
     async fn commit(&self, commits: Vec<Commit>) -> Vec<Result<Committed>>;
+
+    /// Makes a sealed content the current one after what it consists of was made durable. If that fails nothing was committed, and
+    /// [`Unsettled::has_failed`] says so.
+    async fn commit_with(
+        &self,
+        commit: Commit,
+        unsettled: Arc<dyn Unsettled>,
+    ) -> Result<Committed> {
+        unsettled.settle()?;
+        let answer = self.commit(vec![commit]).await.pop();
+        answer.unwrap_or_else(|| Err(RepoError::Unavailable("no answer to a commit".to_owned())))
+    }
 
     /// Old versions that are kept, newest first, the current one before them.
     async fn versions(&self, document: NodeId) -> Result<Vec<VersionInfo>>;

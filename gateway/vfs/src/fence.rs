@@ -5,10 +5,11 @@
 //! coordinator is replaced while the right goes on. So it is asked for again for a while, and only a right that does not come
 //! back is told.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sluice_lockmgr::Denial;
-use sluice_repo::{Commit, Committed, FencingToken, NodeId, RepoError};
+use sluice_repo::{Commit, Committed, FencingToken, NodeId, RepoError, Sealed, Unsettled};
 
 use crate::vfs::Inner;
 
@@ -66,25 +67,39 @@ impl Inner {
     }
 
     /// A commit under the token that holds now.
-    pub(crate) async fn commit_fenced(&self, commit: Commit) -> Result<Committed, RepoError> {
-        let commit = &commit;
+    pub(crate) async fn commit_fenced(
+        &self,
+        commit: Commit,
+        sealed: &Sealed,
+    ) -> Result<Committed, RepoError> {
+        let (commit, unsettled) = (&commit, sealed.unsettled.as_ref());
         self.fenced(commit.content.node, |fence| {
-            self.commit_one(Commit {
+            let commit = Commit {
                 fence,
                 ..commit.clone()
-            })
+            };
+            self.commit_one(commit, unsettled)
         })
         .await
     }
 
     /// One commit, asked again under its operation id while it is not known whether it was carried out.
-    async fn commit_one(&self, commit: Commit) -> Result<Committed, RepoError> {
+    async fn commit_one(
+        &self,
+        commit: Commit,
+        unsettled: Option<&Arc<dyn Unsettled>>,
+    ) -> Result<Committed, RepoError> {
         let mut tries = 0;
         loop {
             tries += 1;
-            let answer = self.repo.commit(vec![commit.clone()]).await.pop();
+            let commit = commit.clone();
+            let answer = match unsettled {
+                Some(unsettled) => Some(self.repo.commit_with(commit, unsettled.clone()).await),
+                None => self.repo.commit(vec![commit]).await.pop(),
+            };
+            let in_vain = || unsettled.is_some_and(|unsettled| unsettled.has_failed());
             match answer {
-                Some(Err(RepoError::Unavailable(_))) if tries < COMMIT_TRIES => {
+                Some(Err(RepoError::Unavailable(_))) if tries < COMMIT_TRIES && !in_vain() => {
                     tokio::time::sleep(Duration::from_millis(20 << tries)).await;
                 }
                 Some(result) => return result,

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rustix::fs::{CWD, FallocateFlags, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::{Errno, ReadWriteFlags};
-use sluice_repo::{ObjectId, RepoError, Result};
+use sluice_repo::{ObjectId, RepoError, Result, Unsettled};
 
 use crate::buffers::{Buffer, Buffers};
 use crate::fetch::PAGE_BYTES;
@@ -297,6 +297,17 @@ impl Objects for Folder {
             // A folder that was moved away is not damage to stored data.
             Err(RepoError::Corrupt(why)) => Err(RepoError::Unavailable(why)),
             other => other,
+        }
+    }
+
+    async fn take(&self, id: ObjectId, parts: Vec<Bytes>) -> Result<Option<Arc<dyn Unsettled>>> {
+        match &self.packs {
+            // Writing goes to the system's memory, but may be held up where that is short.
+            Some(packs) if id.place().is_some() && sluice_repo::may_block() => {
+                let taken: Arc<dyn Unsettled> = packs.take(id, &parts)?;
+                Ok(Some(taken))
+            }
+            _ => self.put(id, parts).await.map(|()| None),
         }
     }
 

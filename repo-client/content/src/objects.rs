@@ -1,8 +1,10 @@
 //! The port to whatever keeps objects: a folder here, an object service elsewhere.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
-use sluice_repo::{ObjectId, Result};
+use sluice_repo::{ObjectId, Result, Unsettled};
 
 /// Keeps immutable objects by name.
 #[async_trait]
@@ -21,6 +23,11 @@ pub trait Objects: Send + Sync {
     /// Stores a new object; returns when it would survive a loss of power. After an error the object may exist, whole
     /// or in part; the name is not used again.
     async fn put(&self, id: ObjectId, parts: Vec<Bytes>) -> Result<()>;
+
+    /// Takes a new object as [`Objects::put`] does, but may leave it to the caller to make it durable.
+    async fn take(&self, id: ObjectId, parts: Vec<Bytes>) -> Result<Option<Arc<dyn Unsettled>>> {
+        self.put(id, parts).await.map(|()| None)
+    }
 
     /// Reads ranges `(offset, len)` of an object; `Corrupt` if it is missing or too short.
     async fn get(&self, id: ObjectId, ranges: Vec<(u32, u32)>) -> Result<Vec<Bytes>>;

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest};
-use sluice_repo::{CHECK_BLOCK_BYTES, ObjectId, ObjectRef, RepoError, Result};
+use sluice_repo::{CHECK_BLOCK_BYTES, ObjectId, ObjectRef, RepoError, Result, Unsettled};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -33,7 +33,7 @@ pub(crate) struct Upload {
 pub(crate) struct Plan {
     pub(crate) stored: Vec<Stored>,
     pub(crate) parts: Vec<Bytes>,
-    len: u64,
+    pub(crate) len: u64,
 }
 
 impl Upload {
@@ -170,6 +170,18 @@ async fn store(shared: &Shared, id: ObjectId, parts: Vec<Bytes>) -> Result<Objec
         len,
         sums: sums.into(),
     })
+}
+
+/// Takes an object that will be made durable together with its commit.
+pub(crate) async fn take(
+    shared: &Shared,
+    id: ObjectId,
+    parts: Vec<Bytes>,
+) -> Result<(ObjectRef, Option<Arc<dyn Unsettled>>)> {
+    let (len, sums) = sums(&parts);
+    let unsettled = shared.objects.take(id, parts).await?;
+    let sums = sums.into();
+    Ok((ObjectRef { id, len, sums }, unsettled))
 }
 
 /// Length and the checksum of each block.

@@ -16,7 +16,7 @@ use crate::changes::Changes;
 use crate::fetch::{fetch, view_of};
 use crate::piece::{PieceMap, Source, View};
 use crate::store::Shared;
-use crate::upload::{self, Upload, Work};
+use crate::upload::{self, Plan, Upload, Work};
 
 const CHUNK: u64 = CHUNK_BYTES as u64;
 /// Pieces that a chunk may consist of before a seal rewrites it as a whole.
@@ -55,6 +55,19 @@ struct State {
     made: HashSet<ObjectId>,
     /// Objects that a seal has named, with its stamp, until the commit is known.
     sealed: HashMap<ObjectId, u64>,
+}
+
+/// What is not stored of a content, as one object to be.
+struct Lone {
+    id: ObjectId,
+    plan: Plan,
+    map: PieceMap,
+    len: u64,
+    stamp: u64,
+}
+
+fn still_in_memory() -> RepoError {
+    RepoError::Unavailable("content is still in memory after its uploads".into())
 }
 
 impl State {
@@ -201,11 +214,93 @@ impl Core {
         Ok(())
     }
 
+    /// Seals; `later`: what it consists of may be made durable by the commit.
+    async fn seal_as(&self, later: bool) -> Result<Sealed> {
+        let _one = self.sealing.lock().await;
+        let inline = {
+            let mut state = self.state.lock();
+            if state.map.is_none() {
+                return Ok(Sealed {
+                    manifest: state.base.clone(),
+                    generation: state.stamp,
+                    unsettled: None,
+                });
+            }
+            let alone = self.shared.unsettle(&mut state.unsettled);
+            let small = state.len <= self.shared.objects.inline_bytes(alone);
+            small.then(|| {
+                let stamp = state.stamp;
+                state.changes.sealed(stamp);
+                (state.view(0, state.len), stamp)
+            })
+        };
+        if let Some((views, stamp)) = inline {
+            return self.seal_inline(views, stamp).await;
+        }
+        match self.lone().filter(|_| later) {
+            Some(lone) => self.seal_lone(lone).await,
+            None => self.seal_objects().await,
+        }
+    }
+
+    /// All that is not stored, if it makes one object among others and none is on its way.
+    fn lone(&self) -> Option<Lone> {
+        let mut state = self.state.lock();
+        let map = state.map.as_ref()?;
+        let many = map.chunks_in_memory().into_iter().any(|chunk| {
+            map.range(chunk * CHUNK, (chunk + 1) * CHUNK)
+                .nth(FRAGMENTS_MAX)
+                .is_some()
+        });
+        if many || !state.uploads.is_empty() {
+            return None;
+        }
+        let [plan] = <[Plan; 1]>::try_from(upload::plan(map, &[], 0, u64::MAX)).ok()?;
+        let id = self.shared.objects.place(plan.len)?;
+        let lone = Lone {
+            id,
+            plan,
+            map: map.clone(),
+            len: state.len,
+            stamp: state.stamp,
+        };
+        // From here on gc leaves it alone.
+        state.made.insert(id);
+        state.failed = None;
+        state.changes.sealed(lone.stamp);
+        Some(lone)
+    }
+
+    /// Stores it. What is in memory stays there until the commit is known: the object may never become durable.
+    async fn seal_lone(&self, lone: Lone) -> Result<Sealed> {
+        let Lone {
+            id,
+            plan: Plan { stored, parts, .. },
+            mut map,
+            len,
+            stamp,
+        } = lone;
+        let (object, unsettled) = upload::take(&self.shared, id, parts).await?;
+        map.adopt(&object, &stored, stamp);
+        let manifest = map.manifest(len).ok_or_else(still_in_memory)?;
+        let mut state = self.state.lock();
+        for object in &manifest.objects {
+            state.made.remove(&object.id);
+            state.sealed.insert(object.id, stamp);
+        }
+        Ok(Sealed {
+            manifest: Arc::new(manifest),
+            generation: stamp,
+            unsettled,
+        })
+    }
+
     async fn seal_inline(&self, views: Vec<View>, stamp: u64) -> Result<Sealed> {
         let parts = fetch(&self.shared, views).await?;
         Ok(Sealed {
             manifest: Arc::new(Manifest::inline(parts.concat().into())),
             generation: stamp,
+            unsettled: None,
         })
     }
 
@@ -221,6 +316,7 @@ impl Core {
                 return Ok(Sealed {
                     manifest: state.base.clone(),
                     generation: state.stamp,
+                    unsettled: None,
                 });
             };
             let uploads = state.uploads.clone();
@@ -243,11 +339,7 @@ impl Core {
             state.failed = None;
             return Err(error);
         }
-        let Some(manifest) = snapshot.manifest(len) else {
-            return Err(RepoError::Unavailable(
-                "content is still in memory after its uploads".into(),
-            ));
-        };
+        let manifest = snapshot.manifest(len).ok_or_else(still_in_memory)?;
         for object in &manifest.objects {
             state.made.remove(&object.id);
             state.sealed.insert(object.id, stamp);
@@ -255,6 +347,7 @@ impl Core {
         Ok(Sealed {
             manifest: Arc::new(manifest),
             generation: stamp,
+            unsettled: None,
         })
     }
 
@@ -395,27 +488,11 @@ impl WorkingContent for Core {
     }
 
     async fn seal(&self) -> Result<Sealed> {
-        let _one = self.sealing.lock().await;
-        let inline = {
-            let mut state = self.state.lock();
-            if state.map.is_none() {
-                return Ok(Sealed {
-                    manifest: state.base.clone(),
-                    generation: state.stamp,
-                });
-            }
-            let alone = self.shared.unsettle(&mut state.unsettled);
-            let small = state.len <= self.shared.objects.inline_bytes(alone);
-            small.then(|| {
-                let stamp = state.stamp;
-                state.changes.sealed(stamp);
-                (state.view(0, state.len), stamp)
-            })
-        };
-        match inline {
-            Some((views, stamp)) => self.seal_inline(views, stamp).await,
-            None => self.seal_objects().await,
-        }
+        self.seal_as(false).await
+    }
+
+    async fn seal_for_commit(&self) -> Result<Sealed> {
+        self.seal_as(true).await
     }
 
     fn committed(&self, sealed: &Sealed) {

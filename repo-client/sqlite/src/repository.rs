@@ -14,8 +14,8 @@ use sluice_repo::{
     Acl, AttributeChange, Attributes, CaseMode, CheckReport, Commit, Committed, ContentId, Cookie,
     Created, DirPage, ExtendedAttribute, FencingToken, Found, Group, Head, LastLink, Manifest,
     NameRef, NewNode, NodeId, NodeKind, ObjectId, Origin, PolicyRule, ROOT, Renamed, Replace,
-    RepoError, Repository, Result, Share, ShareId, StreamInfo, Timestamp, Unlinked, User, UserId,
-    Version, VersionInfo, VersionRefs, fold_name,
+    RepoError, Repository, Result, Share, ShareId, StreamInfo, Timestamp, Unlinked, Unsettled,
+    User, UserId, Version, VersionInfo, VersionRefs, fold_name,
 };
 
 use crate::cache::{Cache, Look};
@@ -452,6 +452,15 @@ impl Repository for SqliteRepository {
             .into_iter()
             .map(|c| move |tx: &mut Tx<'_>| commit::commit(tx, &c));
         self.writer.change_each(changes.collect()).await
+    }
+
+    async fn commit_with(
+        &self,
+        commit: Commit,
+        unsettled: Arc<dyn Unsettled>,
+    ) -> Result<Committed> {
+        let change = move |tx: &mut Tx<'_>| commit::commit(tx, &commit);
+        self.writer.change_after(unsettled, change).await
     }
 
     async fn versions(&self, document: NodeId) -> Result<Vec<VersionInfo>> {

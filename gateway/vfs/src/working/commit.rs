@@ -19,6 +19,12 @@ use crate::vfs::{Inner, now, random_u128};
 /// Times that changes are put on top of what others committed meanwhile.
 const TRIES_MAX: usize = 32;
 
+/// Whether the content can't become durable any more, so that nothing was committed.
+fn is_refused(sealed: &Sealed) -> bool {
+    let unsettled = sealed.unsettled.as_ref();
+    unsettled.is_some_and(|unsettled| unsettled.has_failed())
+}
+
 impl Inner {
     /// Notes that bytes changed: what the next commit says, and that there is one to make.
     pub(super) fn note_write(&self, working: &Arc<Working>, writer: &Writer, move_times: bool) {
@@ -133,12 +139,12 @@ impl Inner {
             if !working.is_dirty() {
                 return Ok(true);
             }
-            let sealed = working.content()?.seal().await.inspect_err(|error| {
+            let sealed = working.content()?.seal_for_commit().await.inspect_err(|error| {
                 Metrics::count(&self.metrics.commit_failures);
                 tracing::error!(node = working.id.node.0, %error, "content could not be made durable");
             })?;
             let answer = match self.next_commit(working, &sealed).await {
-                Ok(commit) => match self.commit_fenced(commit.clone()).await {
+                Ok(commit) => match self.commit_fenced(commit.clone(), &sealed).await {
                     Ok(committed) => Ok((committed, commit.change.modified)),
                     Err(error) => Err((error, Some(commit))),
                 },
@@ -166,7 +172,9 @@ impl Inner {
                 Err((error, commit)) => {
                     Metrics::count(&self.metrics.commit_failures);
                     tracing::error!(node = working.id.node.0, %error, "commit failed");
-                    if let (RepoError::Unavailable(_), Some(commit)) = (&error, commit) {
+                    if let (RepoError::Unavailable(_), Some(commit)) = (&error, commit)
+                        && !is_refused(&sealed)
+                    {
                         working.state.lock().unsure = Some((commit, sealed));
                     }
                     return Err(error.into());
@@ -221,7 +229,7 @@ impl Inner {
         let Some((commit, sealed)) = working.state.lock().unsure.clone() else {
             return Ok(());
         };
-        match self.commit_fenced(commit.clone()).await {
+        match self.commit_fenced(commit.clone(), &sealed).await {
             Ok(committed) => self.book(working, &sealed, &committed, commit.change.modified),
             Err(RepoError::Conflict(_)) => {
                 let made = Version(commit.base.0 + 1);
@@ -236,7 +244,7 @@ impl Inner {
                 working.kill();
                 Ok(())
             }
-            Err(error @ RepoError::Unavailable(_)) => Err(error.into()),
+            Err(error @ RepoError::Unavailable(_)) if !is_refused(&sealed) => Err(error.into()),
             Err(error) => {
                 // Refused, so it was not carried out; the next commit says it again.
                 working.state.lock().unsure = None;

@@ -50,7 +50,7 @@ impl Inner {
                     origin: writer.origin.clone(),
                     versions: writer.versions,
                 };
-                match inner.commit_fenced(commit).await {
+                match inner.commit_fenced(commit, &sealed).await {
                     Err(RepoError::Conflict(_)) => inner.take_head(&working).await?,
                     Err(error) => return Err(inner.doubt(&working, error)),
                     Ok(committed) => {

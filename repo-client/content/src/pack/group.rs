@@ -23,7 +23,9 @@ pub(super) struct Pack {
     sync: Sync,
     /// What an error of the file means.
     refused: Box<dyn Fn(&io::Error) -> RepoError + Send + std::marker::Sync>,
-    /// Taken for moments; no call is made under it.
+    /// Held for a sync: an error is told to one of those that sync at once, and the other must not believe that it went well.
+    turn: Mutex<()>,
+    /// Taken for moments, after the turn; no call is made under it.
     group: Mutex<Group>,
 }
 
@@ -31,6 +33,8 @@ pub(super) struct Pack {
 struct Group {
     /// Counts what was written.
     written: u64,
+    /// What of it is durable.
+    synced: u64,
     /// Somebody syncs, and goes on or hands over until nobody waits.
     syncing: bool,
     /// Who waits, and for what.
@@ -56,6 +60,7 @@ impl Pack {
             file,
             sync,
             refused: Box::new(refused),
+            turn: Mutex::default(),
             group: Mutex::default(),
         })
     }
@@ -86,6 +91,27 @@ impl Pack {
             }
         };
         told.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    /// Writes an object and tells its number; somebody has to [`Pack::settle`] it.
+    pub(super) fn write_and_count(&self, place: PackPlace, parts: &[Bytes]) -> Result<u64> {
+        self.write(place, parts)
+            .map_err(|error| (self.refused)(&error))?;
+        let mut group = self.group.lock();
+        group.written += 1;
+        Ok(group.written)
+    }
+
+    /// Makes durable what was written until then, and whatever else was written until now.
+    pub(super) fn settle(&self, written: u64) -> Result<()> {
+        match self.has_settled(written) {
+            true => Ok(()),
+            false => self.sync_up_to(written),
+        }
+    }
+
+    pub(super) fn has_settled(&self, written: u64) -> bool {
+        self.group.lock().synced >= written
     }
 
     fn write_and_join(&self, place: PackPlace, parts: &[Bytes]) -> Result<Turn> {
@@ -156,16 +182,29 @@ impl Pack {
         }
     }
 
-    /// Syncs, and tells those who have waited for what was written until `written`.
-    fn sync_up_to(&self, written: u64) -> Result<()> {
-        let result = (self.sync)(&self.file).and_then(|()| self.has_a_name());
-        let result = result.map_err(|error| (self.refused)(&error));
+    /// Makes durable what was written until `wanted`, and tells those who have waited for that.
+    fn sync_up_to(&self, wanted: u64) -> Result<()> {
+        let _turn = self.turn.lock();
+        let (synced, written, failed) = {
+            let group = self.group.lock();
+            (group.synced, group.written, group.failed.clone())
+        };
+        let result = match failed {
+            _ if synced >= wanted => return Ok(()),
+            Some(failed) => Err(failed),
+            None => (self.sync)(&self.file)
+                .and_then(|()| self.has_a_name())
+                .map_err(|error| (self.refused)(&error)),
+        };
         let mut group = self.group.lock();
         let told = match &result {
-            Ok(()) => group
-                .waiting
-                .extract_if(.., |(at, _)| *at <= written)
-                .collect(),
+            Ok(()) => {
+                group.synced = group.synced.max(written);
+                group
+                    .waiting
+                    .extract_if(.., |(at, _)| *at <= written)
+                    .collect()
+            }
             Err(error) => {
                 group.failed = Some(error.clone());
                 std::mem::take(&mut group.waiting)

@@ -5,7 +5,7 @@ use std::sync::mpsc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use sluice_repo::{ContentStore, RepoError, Result};
+use sluice_repo::{ContentStore, RepoError, Result, Unsettled};
 use tempfile::TempDir;
 
 use super::*;
@@ -293,4 +293,88 @@ async fn short_and_long_objects_and_shared_folders_use_no_packs() {
     assert_eq!(shared.place(50_000), None);
     let id = stored(&folder, 5, 50_000).await;
     assert!(read(&shared, id, 50_000).await.expect("read") == bytes(5, 50_000));
+}
+
+/// Takes an object for whoever makes it durable later.
+async fn taken(folder: &Folder, fill: u8, len: usize) -> Arc<dyn Unsettled> {
+    let id = place(folder, len);
+    let taken = sluice_repo::in_own_task(folder.take(id, vec![bytes(fill, len)])).await;
+    taken.expect("take").expect("it is left to the commit")
+}
+
+#[tokio::test]
+async fn what_is_left_to_commits_is_made_durable_by_one_sync() {
+    let syncs = Arc::new(AtomicUsize::new(0));
+    let counted = syncs.clone();
+    let (folder, _dir) = folder_with(Arc::new(move |_: &File| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }));
+    let both = [
+        taken(&folder, 1, 50_000).await,
+        taken(&folder, 2, 50_000).await,
+    ];
+    assert_eq!(syncs.load(Ordering::Relaxed), 0);
+    for one in &both {
+        assert_eq!(one.settle(), Ok(()));
+        assert!(!one.has_failed());
+    }
+    assert_eq!(syncs.load(Ordering::Relaxed), 1);
+    let later = taken(&folder, 3, 50_000).await;
+    assert_eq!(later.settle(), Ok(()));
+    assert_eq!(syncs.load(Ordering::Relaxed), 2);
+    // Who can't be held up leaves nothing to anybody.
+    let id = place(&folder, 50_000);
+    let taken = folder.take(id, vec![bytes(4, 50_000)]).await;
+    assert!(taken.expect("take").is_none());
+    assert_eq!(syncs.load(Ordering::Relaxed), 3);
+}
+
+#[tokio::test]
+async fn what_its_commit_could_not_make_durable_is_sealed_again_from_memory() {
+    let fail = Arc::new(AtomicBool::new(false));
+    let asked = fail.clone();
+    let (folder, _dir) = folder_with(Arc::new(move |file: &File| {
+        match asked.swap(false, Ordering::AcqRel) {
+            true => Err(io::Error::from_raw_os_error(Errno::IO.raw_os_error())),
+            false => file.sync_data(),
+        }
+    }));
+    let durable = taken(&folder, 9, 50_000).await;
+    assert_eq!(durable.settle(), Ok(()));
+    let store = Store::new(Arc::new(folder), Options::default()).expect("store");
+    let content = store.working(Arc::default());
+    content.write(0, bytes(1, 100_000)).await.expect("write");
+    let seal = async || {
+        let sealed = sluice_repo::in_own_task(content.seal_for_commit()).await;
+        let sealed = sealed.expect("seal");
+        let unsettled = sealed.unsettled.clone();
+        (sealed, unsettled)
+    };
+    let (lost, first) = seal().await;
+    let (_, beside) = seal().await;
+    let first = first.expect("left to the commit");
+    let beside = beside.expect("left to the commit");
+    fail.store(true, Ordering::Release);
+    for one in [&first, &beside, &first] {
+        let refused = one.settle();
+        assert!(
+            matches!(refused, Err(RepoError::Unavailable(_))),
+            "{refused:?}"
+        );
+        assert!(one.has_failed());
+    }
+    assert_eq!(durable.settle(), Ok(()), "it was durable before");
+    assert!(!durable.has_failed());
+    assert!(content.is_dirty());
+    let (sealed, again) = seal().await;
+    assert_ne!(sealed.manifest, lost.manifest);
+    // Nothing is left to the commit if the next pack is not there yet.
+    if let Some(again) = again {
+        assert_eq!(again.settle(), Ok(()));
+    }
+    content.committed(&sealed);
+    assert!(!content.is_dirty());
+    let read = store.read(&sealed.manifest, 0, u32::MAX).await;
+    assert!(read.expect("read").concat() == bytes(1, 100_000));
 }

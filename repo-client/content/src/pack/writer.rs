@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use sluice_repo::{ObjectId, PackPlace, RepoError, Result};
+use sluice_repo::{ObjectId, PackPlace, RepoError, Result, Unsettled};
 
 use super::group::{Pack, Sync};
 use super::{
@@ -120,17 +120,35 @@ impl Packs {
 
     /// Stores an object at the place that its name tells.
     pub(crate) async fn put(&self, id: ObjectId, parts: Vec<Bytes>) -> Result<()> {
+        let (place, pack) = self.find(id)?;
+        let result = pack.put(place, parts).await;
+        self.state.lock().settle(place.pack);
+        result
+    }
+
+    /// Writes an object at the place that its name tells; who asked has to make it durable.
+    pub(crate) fn take(self: &Arc<Packs>, id: ObjectId, parts: &[Bytes]) -> Result<Arc<Taken>> {
+        let (place, pack) = self.find(id)?;
+        let packs = self.clone();
+        let mut taken = Taken {
+            packs,
+            pack,
+            number: place.pack,
+            written: 0,
+        };
+        taken.written = taken.pack.write_and_count(place, parts)?;
+        Ok(Arc::new(taken))
+    }
+
+    /// The place that a name tells, and the pack.
+    fn find(&self, id: ObjectId) -> Result<(PackPlace, Arc<Pack>)> {
         let pack = |place: PackPlace| {
             let state = self.state.lock();
             state.open.get(&place.pack).map(|open| open.pack.clone())
         };
         let ours = find(id).filter(|(name, _)| name.run == self.run);
-        let Some((place, pack)) = ours.and_then(|(_, place)| Some((place, pack(place)?))) else {
-            return Err(no_place());
-        };
-        let result = pack.put(place, parts).await;
-        self.state.lock().settle(place.pack);
-        result
+        ours.and_then(|(_, place)| Some((place, pack(place)?)))
+            .ok_or_else(no_place)
     }
 
     fn make_next(&self, number: u32) {
@@ -170,6 +188,38 @@ impl Packs {
         state.next = Some(number);
         state.made = number + 1;
         state.making = false;
+    }
+}
+
+/// An object that is written and not known to be durable. Its pack stays open meanwhile.
+pub(crate) struct Taken {
+    packs: Arc<Packs>,
+    pack: Arc<Pack>,
+    /// The pack's.
+    number: u32,
+    /// What it is of what was written there.
+    written: u64,
+}
+
+impl Unsettled for Taken {
+    fn settle(&self) -> Result<()> {
+        self.pack.settle(self.written)
+    }
+
+    fn has_failed(&self) -> bool {
+        self.pack.has_failed() && !self.pack.has_settled(self.written)
+    }
+}
+
+impl std::fmt::Debug for Taken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of pack {}", self.written, self.number)
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.packs.state.lock().settle(self.number);
     }
 }
 

@@ -4,7 +4,6 @@
 
 use std::fs::{File, OpenOptions};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
@@ -13,24 +12,21 @@ use sluice_repo::{RepoError, Result};
 /// The log's file as far as this process has made it durable.
 pub(super) struct Log {
     path: PathBuf,
-    /// Taken for moments; no call is made under it.
-    state: Mutex<State>,
+    /// Opened by the first sync: a new database has no log before its first transaction. Held for a sync: an error is told to one of
+    /// those that sync at once, and the other must not believe that it went well.
+    file: Mutex<Option<File>>,
+    /// Taken for moments, after the file.
+    failed: Mutex<Option<RepoError>>,
     written: AtomicU64,
     synced: AtomicU64,
-}
-
-#[derive(Default)]
-struct State {
-    /// Opened by the first sync: a new database has no log before its first transaction.
-    file: Option<Arc<File>>,
-    failed: Option<RepoError>,
 }
 
 impl Log {
     pub(super) fn of(path: PathBuf) -> Log {
         Log {
             path,
-            state: Mutex::default(),
+            file: Mutex::default(),
+            failed: Mutex::default(),
             written: AtomicU64::new(0),
             synced: AtomicU64::new(0),
         }
@@ -48,7 +44,7 @@ impl Log {
 
     /// Refuses if something that was to be durable may be lost.
     pub(super) fn check(&self) -> Result<()> {
-        match &self.state.lock().failed {
+        match &*self.failed.lock() {
             Some(failed) => Err(failed.clone()),
             None => Ok(()),
         }
@@ -56,24 +52,20 @@ impl Log {
 
     /// Makes everything durable that is in the log now.
     pub(super) fn sync(&self) -> Result<()> {
+        let mut file = self.file.lock();
         self.check()?;
         let written = self.written.load(Ordering::Acquire);
         if self.synced.load(Ordering::Acquire) >= written {
             return Ok(());
         }
-        let file = self.state.lock().file.clone();
-        let synced = match file {
+        let opened = match file.take() {
             Some(file) => Ok(file),
-            None => OpenOptions::new()
-                .write(true)
-                .open(&self.path)
-                .map(Arc::new),
-        }
-        .and_then(|file| file.sync_data().map(|()| file));
-        let mut state = self.state.lock();
+            None => OpenOptions::new().write(true).open(&self.path),
+        };
+        let synced = opened.and_then(|file| file.sync_data().map(|()| file));
         match synced {
-            Ok(file) => {
-                state.file = Some(file);
+            Ok(synced) => {
+                *file = Some(synced);
                 self.synced.fetch_max(written, Ordering::AcqRel);
                 Ok(())
             }
@@ -82,7 +74,7 @@ impl Log {
                     "{} could not be made durable, start the node again: {error}",
                     self.path.display()
                 ));
-                state.failed = Some(failed.clone());
+                *self.failed.lock() = Some(failed.clone());
                 Err(failed)
             }
         }

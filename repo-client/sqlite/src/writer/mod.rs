@@ -22,7 +22,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use rusqlite::Connection;
-use sluice_repo::{NodeId, RepoError, Result, Timestamp};
+use sluice_repo::{NodeId, RepoError, Result, Timestamp, Unsettled};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
 
@@ -40,9 +40,14 @@ const LOOKS_MAX: usize = 8;
 
 type Answer = Box<dyn FnOnce(Result<()>) + Send>;
 
+/// Carries a change out, or refuses it for what went wrong before.
+type Run = Box<dyn FnOnce(Result<&mut Tx<'_>>) -> Answer + Send>;
+
 /// A change on its way.
 struct Job {
-    run: Box<dyn FnOnce(&mut Tx<'_>) -> Answer + Send>,
+    /// What must be durable before it is.
+    first: Option<Arc<dyn Unsettled>>,
+    run: Run,
 }
 
 /// When a change is answered.
@@ -223,6 +228,19 @@ impl Writer {
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
 
+    /// Carries out a change after what it needs was made durable; answers when it is durable, too.
+    pub(crate) async fn change_after<T, F>(&self, first: Arc<dyn Unsettled>, change: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
+    {
+        let (mut job, answer) = job(change);
+        job.first = Some(first);
+        self.shared.push(job, Lasting::Now)?;
+        self.shared.carry_out_now();
+        answer.await.unwrap_or_else(|_| Err(closed()))
+    }
+
     /// Carries out changes, each on its own, in one transaction if there is room; answers when all are durable.
     pub(crate) async fn change_each<T, F>(&self, changes: Vec<F>) -> Vec<Result<T>>
     where
@@ -301,8 +319,8 @@ where
     F: FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
 {
     let (reply, answer) = oneshot::channel();
-    let run: Box<dyn FnOnce(&mut Tx<'_>) -> Answer + Send> = Box::new(move |tx| {
-        let outcome = tx::in_savepoint(tx, change);
+    let run: Run = Box::new(move |tx| {
+        let outcome = tx.and_then(|tx| tx::in_savepoint(tx, change));
         Box::new(move |committed: Result<()>| {
             // The asker may have gone; the change stands all the same.
             let _ = reply.send(match (outcome, committed) {
@@ -312,7 +330,19 @@ where
             });
         })
     });
-    (Job { run }, answer)
+    (Job { first: None, run }, answer)
+}
+
+/// Makes durable what changes need before; those whose need fails are refused.
+fn with_first_settled(jobs: Vec<Job>) -> Vec<Job> {
+    let settled = |job: Job| match job.first.as_ref().map(|first| first.settle()) {
+        Some(Err(error)) => {
+            (job.run)(Err(error))(Ok(()));
+            None
+        }
+        _ => Some(job),
+    };
+    jobs.into_iter().filter_map(settled).collect()
 }
 
 /// When the writer's thread ends, even by a panic, nobody waits for it any more.
@@ -400,7 +430,7 @@ impl Shared {
 
     /// One transaction with all that is to be durable when it is answered, and the sync that makes it so, with all before it.
     fn make_durable(&self, turn: Turn<'_>) {
-        let batch = self.queue.lock().take(Lasting::Now);
+        let batch = with_first_settled(self.queue.lock().take(Lasting::Now));
         let mut done = None;
         if !batch.is_empty() {
             let mut held = self.worker.lock();
@@ -474,7 +504,7 @@ impl Shared {
                 if batch.is_empty() {
                     break;
                 }
-                let done = worker.carry_out(batch);
+                let done = worker.carry_out(with_first_settled(batch));
                 let durable = self.log.sync();
                 done.answer(durable);
             }

@@ -251,3 +251,71 @@ async fn callers_and_the_writers_thread_together_lose_no_change() {
     let late = writer.change(Lasting::Now, |_| Ok(())).await;
     assert_eq!(late, Err(closed()));
 }
+
+/// Something that a change needs first; what is to happen when it is asked for.
+struct Need<F>(F);
+
+impl<F> std::fmt::Debug for Need<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a need")
+    }
+}
+
+impl<F: Fn() -> Result<()> + Send + Sync> Unsettled for Need<F> {
+    fn settle(&self) -> Result<()> {
+        (self.0)()
+    }
+
+    fn has_failed(&self) -> bool {
+        false
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_comes_after_what_it_needs_and_is_refused_without_it() {
+    let folder = tempfile::tempdir().expect("folder");
+    let writer = writer(folder.path(), LONG);
+    let met = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (meet, look) = (met.clone(), met.clone());
+    let need = Arc::new(Need(move || {
+        meet.store(true, Ordering::Release);
+        Ok(())
+    }));
+    let seen = writer.change_after(need, move |_| Ok(look.load(Ordering::Acquire)));
+    assert_eq!(seen.await, Ok(true));
+    let lacking = Arc::new(Need(|| Err(RepoError::NoSpace)));
+    let (refused, beside) = tokio::join!(
+        writer.change_after(lacking, |tx| insert(tx, 1, 10)),
+        writer.change(Lasting::Now, |tx| insert(tx, 2, 10)),
+    );
+    assert_eq!(refused, Err(RepoError::NoSpace));
+    assert_eq!(beside, Ok(()));
+    assert_eq!(count(&writer).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_that_is_answered_early_does_not_wait_for_one_that_is_being_made_durable() {
+    let folder = tempfile::tempdir().expect("folder");
+    let writer = Arc::new(writer(folder.path(), LONG));
+    let (began, begun) = oneshot::channel::<()>();
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let held = Mutex::new(Some((began, wait)));
+    let need = Arc::new(Need(move || {
+        if let Some((began, wait)) = held.lock().take() {
+            let _ = began.send(());
+            let _ = wait.recv_timeout(Duration::from_secs(60));
+        }
+        Ok(())
+    }));
+    let slow = tokio::spawn({
+        let writer = writer.clone();
+        async move { writer.change_after(need, |tx| insert(tx, 1, 10)).await }
+    });
+    begun.await.expect("it is being made durable");
+    let early = writer.change(Lasting::Soon, |tx| insert(tx, 2, 10));
+    assert_eq!(early.await, Ok(()));
+    assert!(!slow.is_finished());
+    go.send(()).expect("it waits");
+    assert_eq!(slow.await.expect("task"), Ok(()));
+    assert!(!writer.has_pending(), "all before it is durable, too");
+}

@@ -116,7 +116,7 @@ impl Worker {
             reserved: false,
         };
         for job in batch {
-            answers.push((job.run)(&mut tx));
+            answers.push((job.run)(Ok(&mut tx)));
         }
         for (node, at) in accessed {
             // A refusal here is met again by the commit if it matters.
