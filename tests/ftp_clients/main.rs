@@ -50,6 +50,32 @@ fn every_command_of_ftplib_works_plain_and_under_tls_in_many_sessions_at_once() 
 }
 
 #[test]
+fn every_command_of_ftplib_works_over_ipv6() -> Outcome {
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        println!("skipped: this machine has no IPv6");
+        return Ok(());
+    }
+    let mut node = TestNode::start()?;
+    node.stop()?;
+    let (config, port) = (node.dir().join("sluice.toml"), node.ports.ftp);
+    let text = std::fs::read_to_string(&config)?;
+    let (old, both) = (
+        format!("[\"127.0.0.1:{port}\"]"),
+        format!("[\"127.0.0.1:{port}\", \"[::1]:{port}\"]"),
+    );
+    ensure!(text.contains(&old));
+    std::fs::write(&config, text.replace(&old, &both))?;
+    node.spawn()?;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("ftp_clients/session.py");
+    let mut python = Command::new("python3");
+    python
+        .arg(script)
+        .args(["::1", &port.to_string(), USER, PASSWORD]);
+    ensure!(run(&mut python)?.contains("ok"));
+    node.wait_for_no_locks()
+}
+
+#[test]
 fn curl_uploads_resumes_and_downloads_plain_and_with_tls_required() -> Outcome {
     let node = TestNode::start()?;
     let (file, half, back) = (
