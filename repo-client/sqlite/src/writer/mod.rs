@@ -408,7 +408,7 @@ impl Shared {
     fn carry_out_now(&self) {
         let mine = sluice_repo::may_block() && !self.worker.is_locked();
         match mine.then(|| self.turn()) {
-            Some(Some(turn)) => held_up(|| self.make_durable(turn)),
+            Some(Some(turn)) => held_up(|| self.make_durable(&turn)),
             // Whoever has it looks into the queue when it has finished.
             Some(None) => {}
             None => {
@@ -429,8 +429,10 @@ impl Shared {
     }
 
     /// One transaction with all that is to be durable when it is answered, and the sync that makes it so, with all before it.
-    fn make_durable(&self, turn: Turn<'_>) {
-        let batch = with_first_settled(self.queue.lock().take(Lasting::Now));
+    fn make_durable(&self, _turn: &Turn<'_>) {
+        // In two steps: nobody waits for the queue while the disk is waited for.
+        let batch = self.queue.lock().take(Lasting::Now);
+        let batch = with_first_settled(batch);
         let mut done = None;
         if !batch.is_empty() {
             let mut held = self.worker.lock();
@@ -446,8 +448,6 @@ impl Shared {
         if let Err(error) = &durable {
             tracing::error!(%error, "changes of the repository could not be made durable");
         }
-        // First, so that whoever is answered finds it free.
-        drop(turn);
         if let Some(done) = done {
             done.answer(durable);
         }
@@ -481,7 +481,11 @@ impl Shared {
                     || since.is_some_and(|since| since.elapsed() >= self.settle_within)
             };
             if is_due && let Some(turn) = self.turn() {
-                self.make_durable(turn);
+                self.make_durable(&turn);
+                // Kept while there is more to do: a caller that got it now would have a transaction and a sync for himself alone.
+                while self.has_more() {
+                    self.make_durable(&turn);
+                }
             }
             let mut held = self.worker.lock();
             let Some(worker) = held.as_mut() else {
@@ -514,6 +518,12 @@ impl Shared {
             checkpointer.finish(conn);
         }
         drop(turn);
+    }
+
+    /// Whether changes wait to be made durable, and nothing else is to be done.
+    fn has_more(&self) -> bool {
+        let queue = self.queue.lock();
+        !queue.now.is_empty() && !queue.chores && !queue.closed
     }
 
     /// Waits for the turn, after which nobody else gets it.
