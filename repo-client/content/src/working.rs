@@ -237,7 +237,9 @@ impl Core {
         if let Some((views, stamp)) = inline {
             return self.seal_inline(views, stamp).await;
         }
-        match self.lone().filter(|_| later) {
+        // Asked for only if it is used: it takes a place.
+        let lone = if later { self.lone() } else { None };
+        match lone {
             Some(lone) => self.seal_lone(lone).await,
             None => self.seal_objects().await,
         }

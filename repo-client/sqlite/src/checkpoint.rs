@@ -10,6 +10,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 use sluice_repo::{RepoError, Result};
 
 use crate::log_room::LogRoom;
@@ -58,6 +59,9 @@ pub(crate) struct Checkpointer {
 impl Checkpointer {
     /// Starts the thread; it ends when the checkpointer is dropped.
     pub(crate) fn start(database: &Path, writer: &Connection) -> Result<Checkpointer> {
+        // The end of a log that the last run could not make durable may be in the system's memory only, and no sync would tell:
+        // nothing that is to be durable may come behind it.
+        checkpoint(writer, "TRUNCATE");
         writer.wal_hook(Some(|_, pages| {
             LOG_PAGES.set(pages);
             WRITTEN.set(true);
@@ -161,6 +165,20 @@ impl Checkpointer {
 
     /// Ends the background, moves everything and empties the log; at the end.
     pub(crate) fn finish(&mut self, conn: &Connection) {
+        self.end();
+        checkpoint(conn, "TRUNCATE");
+    }
+
+    /// Ends the background and leaves the log as it is, also when the connection is closed.
+    pub(crate) fn abandon(&mut self, conn: &Connection) {
+        self.end();
+        let kept = conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+        if let Err(error) = kept {
+            tracing::warn!(%error, "the log of the repository's database may be emptied");
+        }
+    }
+
+    fn end(&mut self) {
         self.room.stop();
         self.requests = None;
         if let Some(thread) = self.thread.take()
@@ -168,7 +186,6 @@ impl Checkpointer {
         {
             tracing::error!("the repository's checkpoint thread panicked");
         }
-        checkpoint(conn, "TRUNCATE");
     }
 }
 

@@ -594,7 +594,12 @@ impl Repository for SqliteRepository {
 
     async fn garbage(&self, age_s: u64, limit: usize) -> Result<Vec<ObjectId>> {
         let before = (now().0 / 1_000_000_000).saturating_sub_unsigned(age_s);
-        self.readers.with(|conn| read::garbage(conn, before, limit))
+        let found = self
+            .readers
+            .with(|conn| read::garbage(conn, before, limit))?;
+        // Whoever asks deletes them, and a loss of power must not bring back what needs them.
+        self.settle().await?;
+        Ok(found)
     }
 
     async fn forget_garbage(&self, objects: Vec<ObjectId>) -> Result<()> {
@@ -647,5 +652,28 @@ impl Repository for SqliteRepository {
         self.writer.stop();
         drop(self.guard.lock().take());
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_garbage_is_told_only_after_it_would_be_so_after_a_loss_of_power() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("meta.db");
+        let repo = SqliteRepository::open(Options::new(&path))
+            .await
+            .expect("open");
+        let made = repo.writer.change(Lasting::Soon, |tx| {
+            tx.conn
+                .execute("INSERT INTO garbage(id, at) VALUES (zeroblob(16), 0)", [])
+                .map_err(db)
+        });
+        assert_eq!(made.await, Ok(1));
+        assert_eq!(repo.garbage(1, 10).await, Ok(vec![ObjectId(0)]));
+        assert!(!repo.writer.has_pending());
+        repo.close().await.expect("close");
     }
 }

@@ -378,3 +378,18 @@ async fn what_its_commit_could_not_make_durable_is_sealed_again_from_memory() {
     let read = store.read(&sealed.manifest, 0, u32::MAX).await;
     assert!(read.expect("read").concat() == bytes(1, 100_000));
 }
+
+#[tokio::test]
+async fn a_seal_without_a_commit_takes_one_place() {
+    let (folder, _dir) = folder();
+    let folder = Arc::new(folder);
+    let store = Store::new(folder.clone(), Options::default()).expect("store");
+    let len = 100_000;
+    let before = place(&folder, len);
+    let content = store.working(Arc::default());
+    content.write(0, bytes(1, len)).await.expect("write");
+    let sealed = content.seal().await.expect("seal");
+    let unit = |id: ObjectId| id.place().expect("packed").unit;
+    let each = unit(sealed.manifest.objects[0].id) - unit(before);
+    assert_eq!(unit(place(&folder, len)) - unit(before), 2 * each);
+}

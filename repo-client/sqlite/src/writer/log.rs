@@ -1,6 +1,6 @@
 //! What of the write-ahead log is durable: transactions are counted when they are in it, and again when a sync that began after that
 //! has ended. A sync that fails is the last one: the system may have dropped what it was to write, and a second one would not tell. From
-//! then on nothing is changed until the node is started again.
+//! then on nothing is changed, nor moved into the database, until the node is started again: a start empties the log before it goes on.
 
 use std::fs::{File, OpenOptions};
 use std::path::PathBuf;
@@ -40,6 +40,11 @@ impl Log {
     /// Whether something in the log is not durable.
     pub(super) fn has_open(&self) -> bool {
         self.synced.load(Ordering::Acquire) < self.written.load(Ordering::Acquire)
+    }
+
+    /// Whether something in the log is to be made durable; never again after a sync that failed.
+    pub(super) fn wants_sync(&self) -> bool {
+        self.has_open() && self.check().is_ok()
     }
 
     /// Refuses if something that was to be durable may be lost.

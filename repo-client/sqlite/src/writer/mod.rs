@@ -124,7 +124,7 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut queue = self.0.queue.lock();
         queue.turn = false;
-        let open = self.0.log.has_open();
+        let open = self.0.log.wants_sync();
         queue.unsynced = open.then(|| queue.unsynced.unwrap_or_else(Instant::now));
         let wanted = queue.has_work() || queue.closed || open && queue.asleep;
         drop(queue);
@@ -455,11 +455,12 @@ impl Shared {
 
     /// Gives the connection back and leaves what there is to do to the writer's thread.
     fn release(&self, held: MutexGuard<'_, Option<Worker>>) {
-        let chores = held.as_ref().is_some_and(|w| w.checkpointer.has_work());
+        let chores =
+            held.as_ref().is_some_and(|w| w.checkpointer.has_work()) && self.log.check().is_ok();
         drop(held);
         let mut queue = self.queue.lock();
         queue.chores |= chores;
-        let open = !queue.turn && self.log.has_open();
+        let open = !queue.turn && self.log.wants_sync();
         if open && queue.unsynced.is_none() {
             queue.unsynced = Some(Instant::now());
         }
@@ -494,7 +495,9 @@ impl Shared {
             let Worker {
                 conn, checkpointer, ..
             } = worker;
-            checkpointer.after_commit(conn);
+            if self.log.check().is_ok() {
+                checkpointer.after_commit(conn);
+            }
             self.release(held);
         }
         let turn = self.last_turn();
@@ -515,7 +518,11 @@ impl Shared {
             let Worker {
                 conn, checkpointer, ..
             } = &mut worker;
-            checkpointer.finish(conn);
+            match self.log.check() {
+                Ok(()) => checkpointer.finish(conn),
+                // What the system has dropped of the log must not come into the database: the next start finds its end by checksums.
+                Err(_) => checkpointer.abandon(conn),
+            }
         }
         drop(turn);
     }

@@ -319,3 +319,32 @@ async fn a_change_that_is_answered_early_does_not_wait_for_one_that_is_being_mad
     assert_eq!(slow.await.expect("task"), Ok(()));
     assert!(!writer.has_pending(), "all before it is durable, too");
 }
+
+#[tokio::test]
+async fn after_a_sync_that_failed_all_is_refused_the_thread_sleeps_and_the_log_is_left_alone() {
+    let folder = tempfile::tempdir().expect("folder");
+    let writer = writer(folder.path(), SETTLE_WITHIN);
+    // The first sync looks for it by its name.
+    let (log, aside) = (
+        folder.path().join("meta.db-wal"),
+        folder.path().join("aside"),
+    );
+    std::fs::rename(&log, &aside).expect("rename");
+    let soon = |key| writer.change(Lasting::Soon, move |tx| insert(tx, key, 10));
+    assert_eq!(soon(1).await, Ok(()));
+    until(async || writer.shared.log.check().err()).await;
+    until(async || writer.shared.queue.lock().asleep.then_some(())).await;
+    assert!(writer.has_pending(), "it is not durable for all that");
+    for lasting in [Lasting::Now, Lasting::Soon] {
+        let refused = writer.change(lasting, |tx| insert(tx, 2, 10)).await;
+        assert!(
+            matches!(refused, Err(RepoError::Unavailable(_))),
+            "{refused:?}"
+        );
+    }
+    until(async || writer.shared.queue.lock().asleep.then_some(())).await;
+    let before = std::fs::read(&aside).expect("log");
+    std::fs::rename(&aside, &log).expect("rename");
+    writer.stop();
+    assert!(std::fs::read(&log).expect("log") == before);
+}
