@@ -93,7 +93,11 @@ fn leases_that_end_and_rights_that_are_taken_by_force_leave_one_writer() {
             crashes: 1,
             ..late
         });
-        explore(Plan { nodes: 3, ..late });
+        explore(Plan {
+            nodes: 3,
+            ticks: 2,
+            ..late
+        });
     }
 }
 
