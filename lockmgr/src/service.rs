@@ -109,6 +109,9 @@ pub trait LockHost: Send + Sync {
     /// Another node is about to act on the document: commit what is uncommitted. [`LockService::residence`] gives
     /// `None` for it already.
     async fn surrender(&self, document: u64);
+    /// This node's right on the document was taken away by force: what is uncommitted is never to be committed, and whoever wrote
+    /// it is to be told. No fence that came after the loss is given out before this was called. Must not block.
+    fn revoked(&self, document: u64);
     /// Commit what is uncommitted, and keep going. Gives whether there was something.
     async fn settle(&self, document: u64) -> bool;
     /// The other live nodes. First called when all that were live when this node began are known, and again whenever

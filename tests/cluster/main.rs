@@ -4,9 +4,11 @@
 mod demo;
 mod failover;
 mod faults;
+mod forced;
 mod members;
 mod metadata;
 mod moves;
+mod recovery;
 mod verify;
 
 use std::time::{Duration, Instant};

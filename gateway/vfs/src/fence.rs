@@ -3,15 +3,16 @@
 //! Every call that replaces content goes through [`Inner::fenced`]: the token says under which epoch this node holds its right, and
 //! the repository refuses it once another node has taken the right over. A refusal is not yet the end: the epoch also changes when a
 //! coordinator is replaced while the right goes on. So it is asked for again for a while, and only a right that does not come
-//! back is told.
+//! back is told. One that was taken away by force while a node held something uncommitted does not come back for that.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sluice_lockmgr::Denial;
-use sluice_repo::{Commit, Committed, FencingToken, NodeId, RepoError, Sealed, Unsettled};
+use sluice_repo::{Commit, Committed, FencingToken, RepoError, Sealed, Unsettled};
 
 use crate::vfs::Inner;
+use crate::working::Working;
 
 /// How long a refused node waits for a newer epoch: a coordinator's failover and some more.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -22,10 +23,10 @@ const LAST_PAUSE: Duration = Duration::from_millis(320);
 const COMMIT_TRIES: u32 = 4;
 
 impl Inner {
-    /// Replaces content of a node under the token that holds now; again if the token was superseded by a newer one.
+    /// Replaces content under the token that holds now; again if the token was superseded by a newer one.
     pub(crate) async fn fenced<T, F>(
         &self,
-        node: NodeId,
+        working: &Working,
         mut act: impl FnMut(FencingToken) -> F,
     ) -> Result<T, RepoError>
     where
@@ -35,13 +36,15 @@ impl Inner {
         let mut pause = FIRST_PAUSE;
         loop {
             self.thawed().await?;
-            let token = match self.locks.fence(node.0).await {
+            let token = match self.locks.fence(working.id.node.0).await {
                 Ok(fence) => FencingToken(fence),
                 Err(Denial::Stopping) => {
                     return Err(RepoError::Unavailable("the node is stopping".to_owned()));
                 }
                 Err(_) => return Err(RepoError::Fenced),
             };
+            // Looked at with the token in hand: one of after the loss comes after the loss is noted.
+            working.right()?;
             match refused {
                 Some((old, since)) if old == token => {
                     if since.elapsed() > PATIENCE || self.stopping.is_cancelled() {
@@ -69,11 +72,12 @@ impl Inner {
     /// A commit under the token that holds now.
     pub(crate) async fn commit_fenced(
         &self,
+        working: &Working,
         commit: Commit,
         sealed: &Sealed,
     ) -> Result<Committed, RepoError> {
         let (commit, unsettled) = (&commit, sealed.unsettled.as_ref());
-        self.fenced(commit.content.node, |fence| {
+        self.fenced(working, |fence| {
             let commit = Commit {
                 fence,
                 ..commit.clone()

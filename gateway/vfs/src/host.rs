@@ -14,6 +14,7 @@ use sluice_repo::{Attributes, NodeId, NodeKind, RepoError};
 use smallvec::SmallVec;
 
 use crate::coherent::Pin;
+use crate::memory::Peer;
 use crate::vfs::Inner;
 
 /// The file layer as the lock service knows it. Does not keep it alive.
@@ -27,6 +28,12 @@ impl LockHost for Host {
         }
     }
 
+    fn revoked(&self, document: u64) {
+        if let Some(inner) = self.0.upgrade() {
+            inner.lose_uncommitted(NodeId(document));
+        }
+    }
+
     async fn settle(&self, document: u64) -> bool {
         match self.0.upgrade() {
             Some(inner) => inner.flush_node(NodeId(document)).await,
@@ -35,9 +42,17 @@ impl LockHost for Host {
     }
 
     fn members(&self, others: &[Member]) {
-        if let Some(coherent) = self.0.upgrade().and_then(|inner| inner.coherent.clone()) {
+        let Some(inner) = self.0.upgrade() else {
+            return;
+        };
+        if let Some(coherent) = &inner.coherent {
             coherent.members(others);
         }
+        let peer = |member: &Member| Peer {
+            number: u16::try_from(member.id.0).unwrap_or(0),
+            incarnation: member.epoch.0,
+        };
+        inner.peers.send_replace(others.iter().map(peer).collect());
     }
 
     fn noted(&self, from: Member, note: Note) {

@@ -46,6 +46,7 @@ pub use error::{Conflict, ConflictKind, HolderInfo, VfsError};
 pub use identity::{Caller, Client, ClientId, Identity, Protocol};
 pub use listener::{CacheBreak, CacheListener};
 pub use listing::{TableRow, render_table, rfc3339};
+pub use memory::Peer;
 pub use metrics::{ByProtocol, Metrics};
 pub use open::{GrantedCache, Open, OpenId, RangeLock, ReadData, Stability};
 pub use path::RelPath;

@@ -1,12 +1,22 @@
-//! What a protocol head keeps in the repository over restarts.
+//! What a protocol head keeps in the repository over restarts, and the other nodes that it may have to speak for.
 //!
 //! Small values under names of the head's own; the file layer never looks into them. One writer a name: a node keeps its own
 //! under a name with its number ([`Vfs::member`]) in it, and anybody may read them.
 
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use crate::error::VfsError;
 use crate::vfs::Vfs;
+
+/// Another node of the cluster, in one of its incarnations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The node's number.
+    pub number: u16,
+    /// Greater after each start.
+    pub incarnation: u64,
+}
 
 impl Vfs {
     /// What is kept under a name.
@@ -36,6 +46,11 @@ impl Vfs {
     /// This node's number among the members of its cluster; 0 without a cluster.
     pub fn member(&self) -> u16 {
         self.inner.member
+    }
+
+    /// The other live nodes, now and as they change.
+    pub fn peers(&self) -> watch::Receiver<Vec<Peer>> {
+        self.inner.peers.subscribe()
     }
 }
 

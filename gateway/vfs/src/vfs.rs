@@ -19,6 +19,7 @@ use crate::error::VfsError;
 use crate::host::Host;
 use crate::identity::{Caller, Client, ClientTable, Protocol};
 use crate::lock_bridge::{ActorCache, ack_error};
+use crate::memory::Peer;
 use crate::metrics::Metrics;
 use crate::open::OpenTable;
 use crate::orphans::Orphans;
@@ -75,6 +76,8 @@ pub(crate) struct Inner {
     pub(crate) locks: Arc<dyn LockService>,
     pub(crate) node: Arc<str>,
     pub(crate) member: u16,
+    /// The other live nodes.
+    pub(crate) peers: tokio::sync::watch::Sender<Vec<Peer>>,
     pub(crate) options: VfsTimes,
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) stopping: CancellationToken,
@@ -98,7 +101,7 @@ pub(crate) struct Inner {
     /// The node may not act for now; who waits for it to end waits on `thaw`.
     pub(crate) frozen: AtomicBool,
     pub(crate) thaw: tokio::sync::Notify,
-    verifier: AtomicU64,
+    pub(crate) verifier: AtomicU64,
     server_guid: [u8; 16],
     handle_key: [u8; 32],
 }
@@ -153,6 +156,7 @@ impl Vfs {
             records,
             clients: ClientTable::of_member(options.member),
             member: options.member,
+            peers: tokio::sync::watch::Sender::default(),
             watches: WatchHub::default(),
             logins: LoginGuard::default(),
             orphans: Orphans::default(),

@@ -177,7 +177,7 @@ async fn lock(call: &Call<'_>, args: &LockArgs, version: u32) -> Stat {
         return stat;
     }
     let recovery = &call.head.recovery;
-    if !args.reclaim && recovery.is_grace() {
+    if !args.reclaim && recovery.is_grace(&call.head.vfs) {
         return Stat::DeniedGracePeriod;
     }
     // Before the client can hold something that it would have to be told of.

@@ -1,16 +1,17 @@
 //! What becomes of NLM locks whose node is gone: their clients are told (SM_NOTIFY) and take them again by LOCK with `reclaim`.
 //!
-//! A node that starts tells those that it remembers from before. For [`GRACE`] after that, and only if there is somebody to tell,
-//! new locks are answered DENIED_GRACE_PERIOD, upon which clients ask again by themselves: they must not overtake one that is
-//! taken again. Nothing else waits: what was locked is known to nobody, so an open through another protocol, or a lock on another
-//! node, may come before the lock that would have denied it.
+//! A node that starts tells those that it remembers from before; when a node of the cluster is lost, the first of the others
+//! tells its. For [`GRACE`] after that, and only if there is somebody to tell, new locks are answered DENIED_GRACE_PERIOD, upon
+//! which clients ask again by themselves: they must not overtake one that is taken again. Nothing else waits: what a lost node's
+//! clients had locked is known to nobody. So an open through another protocol, a lock that was being waited for, or one through a
+//! node that has not heard of the loss yet may come before the lock that would have denied it.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use sluice_vfs::{Vfs, VfsError};
+use sluice_vfs::{Peer, Vfs, VfsError};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -37,8 +38,10 @@ const TELL_PAUSES: [Duration; 9] = [
 ];
 /// Clients told at a time.
 const TOLD_AT_ONCE: usize = 64;
+/// For how long the loss of a node is remembered, in case the one that tells its clients is lost too.
+const LOSS_REMEMBERED: Duration = Duration::from_secs(60);
 
-/// The number of starts: each makes a state of the server that clients have not heard of.
+/// The number of starts and losses: each makes a state of the server that clients have not heard of.
 const STATE: &str = "nfs.nsm_state";
 
 /// See the module's head.
@@ -46,8 +49,11 @@ pub(crate) struct Recovery {
     remembered: Remembered,
     /// Who had locks before this start.
     before: Vec<LockClient>,
+    grace: Duration,
     /// Until when new locks wait.
     until: Mutex<Option<Instant>>,
+    /// The other nodes. One that is here and lives no more is being looked into: until then new locks wait too.
+    nodes: Mutex<Vec<Peer>>,
 }
 
 impl Recovery {
@@ -65,12 +71,19 @@ impl Recovery {
         Self {
             remembered: Remembered::new(vfs.member(), start, before.clone()),
             before,
+            grace,
             until: Mutex::new(until),
+            nodes: Mutex::default(),
         }
     }
 
     /// Whether new locks wait.
-    pub(super) fn is_grace(&self) -> bool {
+    pub(super) fn is_grace(&self, vfs: &Vfs) -> bool {
+        let live = vfs.peers();
+        let live = live.borrow();
+        if self.nodes.lock().iter().any(|node| !live.contains(node)) {
+            return true;
+        }
         let mut until = self.until.lock();
         if until.is_some_and(|until| until <= Instant::now()) {
             *until = None;
@@ -83,9 +96,13 @@ impl Recovery {
         let vfs = &call.head.vfs;
         self.remembered.add(vfs, call.address(), call.called).await
     }
+
+    fn begin_grace(&self) {
+        *self.until.lock() = Some(Instant::now() + self.grace);
+    }
 }
 
-/// Tells those who had locks before this start, until `stop`.
+/// Tells who is to be told, now and when nodes are lost, until `stop`.
 pub(crate) async fn recover(head: Arc<Head>, stop: CancellationToken) {
     let own = async {
         let recovery = &head.recovery;
@@ -96,7 +113,54 @@ pub(crate) async fn recover(head: Arc<Head>, stop: CancellationToken) {
     };
     tokio::select! {
         () = stop.cancelled() => {}
-        () = own => {}
+        ((), ()) = async { tokio::join!(own, watch_nodes(&head)) } => {}
+    }
+}
+
+/// Takes note of nodes that are lost.
+async fn watch_nodes(head: &Arc<Head>) {
+    let mut peers = head.vfs.peers();
+    *head.recovery.nodes.lock() = peers.borrow_and_update().clone();
+    let mut lost: Vec<(Peer, Instant)> = Vec::new();
+    let mut telling = tokio::task::JoinSet::new();
+    while peers.changed().await.is_ok() {
+        let now = peers.borrow_and_update().clone();
+        let at = Instant::now();
+        lost.retain(|(_, since)| since.elapsed() < LOSS_REMEMBERED);
+        let mut gone = head.recovery.nodes.lock().clone();
+        gone.retain(|node| !now.contains(node));
+        lost.extend(gone.iter().map(|peer| (*peer, at)));
+        let first = now.iter().all(|peer| head.vfs.member() < peer.number);
+        for (peer, _) in &lost {
+            let clients = of_node(&head.vfs, peer.number).await;
+            if gone.contains(peer) && clients.as_ref().map_or(true, |c| !c.is_empty()) {
+                head.recovery.begin_grace();
+            }
+            match clients {
+                Ok(clients) if first && !clients.is_empty() => {
+                    telling.spawn(tell_for(Arc::clone(head), clients));
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    warn!(node = peer.number, %error, "it can't be read which NFS clients had locks of a lost node");
+                }
+            }
+        }
+        if first {
+            lost.clear();
+        }
+        while telling.try_join_next().is_some() {}
+        *head.recovery.nodes.lock() = now;
+    }
+}
+
+/// Tells the clients of a lost node. It tells them once more should it come back: that does no harm.
+async fn tell_for(head: Arc<Head>, clients: Vec<LockClient>) {
+    match head.vfs.next_number(STATE).await {
+        Ok(number) => {
+            tell_all(&head, &clients, number).await;
+        }
+        Err(error) => warn!(%error, "NFS clients of a lost node can't be told"),
     }
 }
 

@@ -32,7 +32,7 @@ pub(super) async fn share(call: &Call<'_>, args: &ShareArgs) -> Stat {
         Err(stat) => return stat,
     };
     let recovery = &call.head.recovery;
-    if !args.reclaim && recovery.is_grace() {
+    if !args.reclaim && recovery.is_grace(&call.head.vfs) {
         return Stat::DeniedGracePeriod;
     }
     if let Err(error) = recovery.remember(call).await {

@@ -156,6 +156,7 @@ impl Inner {
                         working.state.lock().pin = pin;
                     }
                     let changed = changed?;
+                    working.right()?;
                     if self.resident(node) == alone || working.is_dead() {
                         return Ok(changed);
                     }

@@ -57,6 +57,7 @@ impl Inner {
 
     /// Makes all that was written so far durable and committed.
     pub(crate) async fn flush(self: &Arc<Self>, working: &Arc<Working>) -> Result<(), VfsError> {
+        working.right()?;
         if !working.is_dirty() {
             return Ok(());
         }
@@ -136,6 +137,7 @@ impl Inner {
         self.settle_unsure(working).await?;
         let mut turn = None;
         for _ in 0..TRIES_MAX {
+            working.right()?;
             if !working.is_dirty() {
                 return Ok(true);
             }
@@ -144,7 +146,7 @@ impl Inner {
                 tracing::error!(node = working.id.node.0, %error, "content could not be made durable");
             })?;
             let answer = match self.next_commit(working, &sealed).await {
-                Ok(commit) => match self.commit_fenced(commit.clone(), &sealed).await {
+                Ok(commit) => match self.commit_fenced(working, commit.clone(), &sealed).await {
                     Ok(committed) => Ok((committed, commit.change.modified)),
                     Err(error) => Err((error, Some(commit))),
                 },
@@ -229,7 +231,7 @@ impl Inner {
         let Some((commit, sealed)) = working.state.lock().unsure.clone() else {
             return Ok(());
         };
-        match self.commit_fenced(commit.clone(), &sealed).await {
+        match self.commit_fenced(working, commit.clone(), &sealed).await {
             Ok(committed) => self.book(working, &sealed, &committed, commit.change.modified),
             Err(RepoError::Conflict(_)) => {
                 let made = Version(commit.base.0 + 1);
@@ -326,6 +328,18 @@ impl Inner {
             well &= matches!(flush.await, Ok(Ok(())));
         }
         well
+    }
+
+    /// Another node has the document, and this one's right on it was taken away: what it has not committed must not go on top of
+    /// what the other makes of it. Opens are told by the lock service; clients without opens see another write verifier.
+    pub(crate) fn lose_uncommitted(&self, node: NodeId) {
+        self.working.void(node, || {
+            self.verifier.fetch_add(1, Ordering::AcqRel);
+            tracing::error!(
+                node = node.0,
+                "changes of a document that were not committed are lost: this node did not give it to another in time"
+            );
+        });
     }
 
     /// A node is gone for good.

@@ -18,6 +18,8 @@
 //!   content's pin, `coherent/`), and asks this node as long as they are not committed.
 //! - *The commit at giving up fails.* The bytes stay, are tried again in the background, and go on top of whatever others committed
 //!   meanwhile ([`sluice_repo::WorkingContent::rebase`]): neither side's bytes are dropped.
+//! - *The document is taken away by force.* What is uncommitted is void (`Inner::lose_uncommitted`): the fence refuses what is on its
+//!   way, and a token of after the loss is not used for what was written before it.
 //! - *Two nodes change a shared document at once.* The repository takes one commit for each base version. Who loses makes the
 //!   same change again on the new head: an append finds its offset anew, a write its own range. Who has lost once takes turns with
 //!   other nodes through the lock table, so that nobody loses for ever.
@@ -41,8 +43,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use sluice_repo::{
-    Commit, ContentId, Manifest, NodeId, Origin, Sealed, Timestamp, Version, VersionPolicy,
-    WorkingContent, WriteSession,
+    Commit, ContentId, Manifest, NodeId, Origin, RepoError, Sealed, Timestamp, Version,
+    VersionPolicy, WorkingContent, WriteSession,
 };
 use tokio::sync::OnceCell;
 
@@ -110,6 +112,8 @@ pub(crate) struct Working {
     turn: tokio::sync::Mutex<()>,
     queued: AtomicBool,
     dead: AtomicBool,
+    /// The right under which it was written was taken away: whoever still has it gets an error.
+    void: AtomicBool,
     /// A replacement of the whole content may have been carried out unheard: look before the next use.
     doubtful: AtomicBool,
 }
@@ -165,6 +169,7 @@ impl Working {
             turn: tokio::sync::Mutex::new(()),
             queued: AtomicBool::new(false),
             dead: AtomicBool::new(false),
+            void: AtomicBool::new(false),
             doubtful: AtomicBool::new(false),
         }
     }
@@ -182,6 +187,14 @@ impl Working {
 
     fn is_dead(&self) -> bool {
         self.dead.load(Ordering::Acquire)
+    }
+
+    /// An error if the right to change it was taken away.
+    pub(crate) fn right(&self) -> Result<(), RepoError> {
+        match self.void.load(Ordering::Acquire) {
+            true => Err(RepoError::Fenced),
+            false => Ok(()),
+        }
     }
 
     /// Version and place of the last committed state.
@@ -318,6 +331,22 @@ impl WorkingTable {
             working.kill();
         }
         self.dirty.lock().remove(&id);
+    }
+
+    /// The right on a document was taken away: its contents are forgotten with what is uncommitted. `note` is called before if
+    /// that is something; whoever writes or commits in between gets an error.
+    pub(crate) fn void(&self, node: NodeId, note: impl FnOnce()) {
+        let contents = self.of_node(node);
+        for working in &contents {
+            working.void.store(true, Ordering::Release);
+        }
+        // A change that was answered before is seen by now, a later one is not answered.
+        if contents.iter().any(|working| working.is_busy()) {
+            note();
+        }
+        for working in &contents {
+            self.forget(working.id);
+        }
     }
 
     /// Something that was in the repository takes less room there than before, or none.

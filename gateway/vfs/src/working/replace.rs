@@ -50,7 +50,7 @@ impl Inner {
                     origin: writer.origin.clone(),
                     versions: writer.versions,
                 };
-                match inner.commit_fenced(commit, &sealed).await {
+                match inner.commit_fenced(&working, commit, &sealed).await {
                     Err(RepoError::Conflict(_)) => inner.take_head(&working).await?,
                     Err(error) => return Err(inner.doubt(&working, error)),
                     Ok(committed) => {
@@ -82,7 +82,7 @@ impl Inner {
                     let origin = origin.clone();
                     inner.repo.restore(node, version, base, fence, origin)
                 };
-                match inner.fenced(node, restore).await {
+                match inner.fenced(&working, restore).await {
                     Err(RepoError::Conflict(_)) => inner.take_head(&working).await?,
                     Err(error) => return Err(inner.doubt(&working, error)),
                     Ok(restored) => {

@@ -107,7 +107,7 @@ impl Inner {
             }
             let sealed = content.seal().await?;
             let commit = self.shared_commit(working, &head, &sealed, batch).await?;
-            match self.commit_fenced(commit, &sealed).await {
+            match self.commit_fenced(working, commit, &sealed).await {
                 Ok(committed) => {
                     Metrics::count(&self.metrics.commits);
                     content.committed(&sealed);

@@ -35,6 +35,8 @@ pub(super) enum Mode {
         force: Force,
         /// When `force` goes on. [`Now::NEVER`]: not by itself.
         deadline: Now,
+        /// Until when a holder that says that it is committing is waited for.
+        busy_until: Now,
     },
     /// By this node for all.
     Central {
@@ -299,6 +301,7 @@ impl TokenMachine {
     pub(super) fn revoke(&mut self, document: u64, wanted: VecDeque<Asked>, others: Parts) {
         let patience = self.options.surrender_patience;
         let until = self.now.after(patience);
+        let busy_until = self.now.after(self.options.busy_patience);
         let Some(coordination) = self.coordination(document) else {
             return;
         };
@@ -312,6 +315,7 @@ impl TokenMachine {
             parts: others,
             force: Force::Asked,
             deadline: until,
+            busy_until,
         };
         self.set_timer(patience, document);
         self.say(
@@ -325,16 +329,18 @@ impl TokenMachine {
     pub(super) fn be_patient_again(&mut self) {
         let patience = self.options.surrender_patience;
         let until = self.now.after(patience);
+        let longest = self.now.after(self.options.busy_patience);
         let mut asked = Vec::new();
         for (document, doc) in self.shards.values_mut().flat_map(|s| &mut s.docs) {
             if let Some(coordination) = &mut doc.coordination
                 && let Mode::Revoking {
                     force: Force::Asked,
                     deadline,
+                    busy_until,
                     ..
                 } = &mut coordination.mode
             {
-                *deadline = until;
+                (*deadline, *busy_until) = (until, longest);
                 asked.push(*document);
             }
         }
@@ -351,11 +357,13 @@ impl TokenMachine {
             && let Mode::Revoking {
                 force: Force::Asked,
                 deadline,
+                busy_until,
                 ..
             } = &mut coordination.mode
         {
-            *deadline = until;
-            self.set_timer(patience, document);
+            *deadline = until.min(*busy_until);
+            let wait = deadline.since(self.now);
+            self.set_timer(wait, document);
         }
     }
 

@@ -17,6 +17,9 @@ pub struct TokenOptions {
     pub tokens_max: usize,
     /// How long a holder may be silent after it was asked to give a token back.
     pub surrender_patience: Duration,
+    /// How long a holder may say that it is still committing: much longer, because force costs its clients what they have not
+    /// seen committed; but one whose commit never ends must not keep a document for ever.
+    pub busy_patience: Duration,
     /// How long after a token was taken away by force in the registry its holder may still go by it: one lease.
     pub revoke_wait: Duration,
     /// How often a holder says that it is still committing.
@@ -40,6 +43,7 @@ impl Default for TokenOptions {
         Self {
             tokens_max: 262_144,
             surrender_patience: Duration::from_secs(15),
+            busy_patience: Duration::from_secs(120),
             revoke_wait: Duration::from_secs(6),
             busy_every: Duration::from_secs(5),
             look_every: Duration::from_secs(1),

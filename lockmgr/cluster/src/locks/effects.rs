@@ -103,7 +103,13 @@ impl Inner {
                 let part = self.taken_out(self.locks.relinquish(document));
                 self.step(document, Event::Relinquished { document, part });
             }
-            Effect::Drop { document } => self.locks.forget(document),
+            Effect::Drop { document } => {
+                // Closed first, so that nothing comes after what is void.
+                self.locks.forget(document);
+                if let Some(host) = self.host.get() {
+                    host.revoked(document);
+                }
+            }
             Effect::DropMember { document, member } => {
                 self.locks.drop_member_of(document, member.id);
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sluice_lockmgr::{
-    CacheSink, ClientId, Entry, GateHost, LeaseId, ListFilter, Member, MemberId, Note, OpenRef,
+    CacheSink, ClientId, Entry, GateHost, LeaseId, ListFilter, Member, MemberId, Note, Op, OpenRef,
     Ticket,
 };
 use tokio::sync::oneshot;
@@ -19,6 +19,12 @@ use crate::transport::{MESSAGE_MAX_BYTES, SendError};
 
 /// How long to wait before documents whose coordinator is not known are asked about again.
 const SETTLE_AGAIN: Duration = Duration::from_millis(10);
+
+/// How long a holder may take to commit for one that only looks, before it is asked to give the document back.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a node is waited for that is to say what is locked there.
+const LIST_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Entries that a node tells another for a listing; nobody reads more, and each has a few hundred bytes.
 const LISTED_MAX: usize = 100_000;
@@ -236,8 +242,13 @@ impl Inner {
     pub(super) async fn list_everywhere(&self, filter: &ListFilter) -> Vec<Entry> {
         let mut entries = self.locks.list(filter);
         for member in self.others() {
-            if let Some(Reply::Entries(more)) = self.question(member, Call::list(filter)).await {
-                entries.extend(more);
+            let asked = self.question(member, Call::list(filter));
+            match tokio::time::timeout(LIST_PATIENCE, asked).await {
+                Ok(Some(Reply::Entries(more))) => entries.extend(more),
+                Ok(_) => {}
+                Err(_) => {
+                    tracing::warn!(%member, "a node does not say what is locked there; the list is without it");
+                }
             }
         }
         entries.sort_by_key(|e| e.resource.document);
@@ -300,10 +311,34 @@ impl Inner {
             settled.add(if holder == self.me {
                 self.settle_here(&documents).await
             } else {
-                self.settle_at(holder, documents, true).await
+                self.settle_or_take(holder, documents).await
             });
         }
         settled
+    }
+
+    /// Asks a holder to commit. One that does not say that it has done so has the documents taken away, if need be by force: whoever
+    /// asks would wait for it for ever.
+    async fn settle_or_take(self: &Arc<Self>, holder: Member, documents: Vec<u64>) -> Settled {
+        let asked = self.settle_at(holder, documents.clone(), true);
+        if let Ok(settled) = tokio::time::timeout(SETTLE_PATIENCE, asked).await {
+            return settled;
+        }
+        tracing::warn!(%holder, documents = documents.len(), "a node does not say that it has committed; its documents are asked back");
+        let taken = documents.into_iter().map(|document| {
+            let inner = Arc::clone(self);
+            self.runtime.spawn(async move {
+                // Any call will do: it is decided here once the document is.
+                inner.call(Op::Explain(document)).await;
+            })
+        });
+        for task in taken.collect::<Vec<_>>() {
+            let _ = task.await;
+        }
+        Settled {
+            some: true,
+            unknown: Vec::new(),
+        }
     }
 
     async fn settle_at(&self, to: Member, documents: Vec<u64>, holder: bool) -> Settled {

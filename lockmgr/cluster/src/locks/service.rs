@@ -9,7 +9,7 @@ use sluice_lockmgr::{
     Access, AckError, Actor, BreakAck, ByteRange, CacheSink, CacheState, ClientId, Closed, Denial,
     Entry, IoKind, IoRequest, LeaseId, ListFilter, LockHost, LockService, Note, Op, OpAnswer,
     OpenId, OpenRef, OpenRequest, OpenState, Opened, OwnedRangeRequest, RangeHolder,
-    RangeNotLocked, RangeOwner, RangeRequest, Residence, ResourceId, ShareMode,
+    RangeNotLocked, RangeOwner, RangeRequest, Residence, ResourceId, ShardEpoch, ShareMode,
 };
 
 use super::ClusterLocks;
@@ -284,7 +284,15 @@ impl LockService for ClusterLocks {
                 .machines
                 .look(document, |machine| machine.fence(document));
             match fence {
-                Some(fence) => return Ok(fence),
+                Some(fence) => {
+                    if ShardEpoch::of_fence(fence).fence() != fence {
+                        // Raised by force, perhaps because this node's right was taken away: the file layer hears that first.
+                        self.inner
+                            .machines
+                            .wait_delivered(self.inner.machines.of(document));
+                    }
+                    return Ok(fence);
+                }
                 None => asserted.await,
             }
         }

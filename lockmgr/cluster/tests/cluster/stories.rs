@@ -213,6 +213,7 @@ impl LockHost for Host {
         self.surrendered.fetch_add(1, Ordering::SeqCst);
         self.uncommitted.store(false, Ordering::SeqCst);
     }
+    fn revoked(&self, _: u64) {}
     async fn settle(&self, _: u64) -> bool {
         self.uncommitted.swap(false, Ordering::SeqCst)
     }

@@ -253,6 +253,46 @@ fn a_holder_that_hears_that_it_was_fenced_by_force_gives_way_at_once() {
     assert!(!w.holds(1, document, 1));
 }
 
+/// The second node holds the lock, is asked to give it back and does not get done with its commit.
+fn wanted_of_a_holder_that_commits() -> (World, u64) {
+    let mut w = world(3);
+    let document = w.document_of(0);
+    w.lock(1, document, 1);
+    w.drain();
+    w.stall(1, true);
+    w.lock(2, document, 1);
+    w.after(Duration::from_secs(100));
+    assert_eq!(w.forced, 0, "it says that it is committing");
+    assert!(!w.holds(2, document, 1));
+    (w, document)
+}
+
+#[test]
+fn a_holder_that_is_committing_is_waited_for() {
+    let (mut w, document) = wanted_of_a_holder_that_commits();
+    w.stall(1, false);
+    w.after(Duration::from_secs(60));
+    assert_eq!(w.forced, 0);
+    assert!(w.holds(1, document, 1));
+    w.unlock(1, document, 1);
+    w.drain();
+    assert!(w.holds(2, document, 1));
+}
+
+#[test]
+fn a_holder_whose_commit_never_ends_is_fenced_by_force() {
+    let (mut w, document) = wanted_of_a_holder_that_commits();
+    w.after(Duration::from_secs(30));
+    assert_eq!(w.forced, 1);
+    assert!(w.holds(2, document, 1));
+    assert!(!w.holds(1, document, 1), "its clients were told");
+    // A commit that ends after all brings nothing back.
+    w.stall(1, false);
+    w.after(Duration::from_secs(30));
+    assert!(w.holds(2, document, 1));
+    assert!(!w.holds(1, document, 1));
+}
+
 #[test]
 fn nobody_is_fenced_by_force_for_silence_while_all_were_frozen() {
     let mut w = world(3);

@@ -80,6 +80,8 @@ pub(super) struct Node {
     version: u64,
     /// Surrenders whose changes are being committed.
     committing: VecDeque<Event>,
+    /// They do not end.
+    stalled: bool,
     /// Own clients' locks that this node has heard of: others in a mirror were never told to anybody.
     known: BTreeSet<(u64, u64)>,
     /// What clients hold, as they were told.
@@ -119,6 +121,7 @@ impl World {
             next_request: 0,
             version: 0,
             committing: VecDeque::new(),
+            stalled: false,
             known: BTreeSet::new(),
             held: BTreeMap::new(),
             told: vec![ShardEpoch(0); usize::from(SHARDS)],
@@ -223,6 +226,11 @@ impl World {
     }
 
     /// A renewal brings a node what was taken away.
+    /// Its commits do not end, or end.
+    pub(super) fn stall(&mut self, at: usize, stalled: bool) {
+        self.nodes[at].stalled = stalled;
+    }
+
     pub(super) fn hear_revoked(&mut self, at: usize) {
         self.step(at, Event::Revoked(self.revoked.clone()));
     }
@@ -680,7 +688,8 @@ impl World {
             .collect();
         choices.extend(
             (0..self.nodes.len())
-                .filter(|n| self.nodes[*n].alive && !self.nodes[*n].committing.is_empty())
+                .filter(|n| self.nodes[*n].alive && !self.nodes[*n].stalled)
+                .filter(|n| !self.nodes[*n].committing.is_empty())
                 .map(|n| (n, None)),
         );
         if choices.is_empty() {

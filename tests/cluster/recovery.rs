@@ -1,0 +1,131 @@
+//! NLM clients of a node that is lost: a survivor tells them, and they take their locks again there before others lock.
+
+use std::net::UdpSocket;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use sluice_tests::clients::nfs3::Nfs3Client;
+use sluice_tests::cluster::Cluster;
+
+use super::Outcome;
+
+const NLM: u32 = 100_021;
+const LOCK: u32 = 2;
+const GRANTED: u32 = 0;
+const DENIED: u32 = 1;
+const GRACE_PERIOD: u32 = 4;
+
+const PORTMAPPER: u32 = 100_000;
+const MONITOR: u32 = 100_024;
+const NOTIFY: u32 = 6;
+
+fn opaque(bytes: &[u8]) -> Vec<u8> {
+    let mut out = (bytes.len() as u32).to_be_bytes().to_vec();
+    out.extend(bytes);
+    out.resize(out.len().next_multiple_of(4), 0);
+    out
+}
+
+/// Asks for an exclusive lock on the first ten bytes.
+fn lock(client: &mut Nfs3Client, machine: &str, file: &[u8], reclaim: bool) -> anyhow::Result<u32> {
+    let words = |values: &[u32]| -> Vec<u8> {
+        let bytes = values.iter().flat_map(|value| value.to_be_bytes());
+        bytes.collect()
+    };
+    let xid = client.send(
+        NLM,
+        LOCK,
+        &[
+            &opaque(b"cookie"),
+            &words(&[0, 1]),
+            &opaque(machine.as_bytes()),
+            &opaque(file),
+            &opaque(b"owner"),
+            &words(&[7, 0, 10, u32::from(reclaim), 1]),
+        ],
+    )?;
+    let reply = client.receive(xid)?;
+    let status = reply.last_chunk().context("a status")?;
+    Ok(u32::from_be_bytes(*status))
+}
+
+/// The client's portmapper and status monitor on one port: waits until the server says that locks are gone. Who is told to be gone.
+fn take_notice(socket: &UdpSocket) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = [0; 2048];
+    loop {
+        let (length, from) = socket.recv_from(&mut bytes)?;
+        let call = bytes.get(..length).context("a datagram")?;
+        let word = |at: usize| {
+            let word = call.get(at * 4..)?.first_chunk()?;
+            Some(u32::from_be_bytes(*word))
+        };
+        let (program, procedure) = (word(3).context("a call")?, word(5).context("a call")?);
+        let mut reply = call.get(..4).context("a number")?.to_vec();
+        for value in [1_u32, 0, 0, 0, 0] {
+            reply.extend(value.to_be_bytes());
+        }
+        if program == PORTMAPPER {
+            reply.extend(u32::from(socket.local_addr()?.port()).to_be_bytes());
+        }
+        socket.send_to(&reply, from)?;
+        if program == MONITOR {
+            ensure!(procedure == NOTIFY, "{procedure}");
+            // Credential and verifier are empty.
+            let name = call.get(40..).context("a name")?;
+            return Ok(name.to_vec());
+        }
+    }
+}
+
+#[test]
+fn clients_with_locks_of_a_lost_node_are_told_by_another_and_take_them_again_before_others()
+-> Outcome {
+    // Where the server looks for a client's portmapper; an ordinary user may not take it.
+    let monitor = match UdpSocket::bind(("127.0.0.1", 111)) {
+        Ok(monitor) => monitor,
+        Err(error) => {
+            println!("not run: port 111 can't be had: {error}");
+            return Ok(());
+        }
+    };
+    monitor.set_read_timeout(Some(Duration::from_secs(20)))?;
+    let mut cluster = Cluster::start()?;
+    let (mut a, root) = cluster.node(0).nfs("client-a")?;
+    let mut files = Vec::new();
+    for name in ["again", "left"] {
+        let file = a.create(&root, name)?;
+        files.push(file.map_err(|status| anyhow::anyhow!("{status}"))?);
+    }
+    for file in &files {
+        ensure!(lock(&mut a, "client-a", file, false)? == GRANTED);
+    }
+    let (mut b, _) = cluster.node(1).nfs("client-b")?;
+    let (mut again, _) = cluster.node(2).nfs("client-a")?;
+    for file in &files {
+        ensure!(lock(&mut b, "client-b", file, false)? == DENIED);
+    }
+    let lost = Instant::now();
+    cluster.nodes[0].kill()?;
+    let notice = take_notice(&monitor)?;
+    println!("told after {:?}", lost.elapsed());
+    ensure!(notice.starts_with(&opaque(b"127.0.0.1")), "{notice:?}");
+    for file in &files {
+        let answer = lock(&mut b, "client-b", file, false)?;
+        ensure!(answer == GRACE_PERIOD, "{answer}");
+    }
+    let [taken, left] = files.as_slice() else {
+        anyhow::bail!("two files");
+    };
+    ensure!(lock(&mut again, "client-a", taken, true)? == GRANTED);
+    let mut answer = GRACE_PERIOD;
+    while answer == GRACE_PERIOD {
+        ensure!(lost.elapsed() < Duration::from_secs(40), "it ends");
+        std::thread::sleep(Duration::from_millis(100));
+        answer = lock(&mut b, "client-b", left, false)?;
+    }
+    println!("new locks after {:?}", lost.elapsed());
+    ensure!(answer == GRANTED, "nobody took it again: {answer}");
+    let answer = lock(&mut b, "client-b", taken, false)?;
+    ensure!(answer == DENIED, "its client has it again: {answer}");
+    Ok(())
+}
