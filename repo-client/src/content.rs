@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::error::Result;
 use crate::manifest::{Manifest, ObjectId, ObjectRef};
+use crate::packs::PackCounts;
 
 /// Bytes that a store has taken and that are to be durable before the commit that names them is.
 pub trait Unsettled: Send + Sync + std::fmt::Debug {
@@ -40,6 +41,11 @@ pub trait ContentStore: Send + Sync {
 
     /// Bytes in all and bytes free in the store.
     fn room(&self) -> Result<(u64, u64)>;
+
+    /// What the store has done with packs since it was opened; `None` if it has none.
+    fn packs(&self) -> Option<PackCounts> {
+        None
+    }
 
     /// Whether the store accepts new objects; the error says why not.
     async fn probe(&self) -> Result<()>;

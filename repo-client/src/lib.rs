@@ -13,6 +13,7 @@ mod error;
 mod maintenance;
 mod manifest;
 mod name;
+mod packs;
 mod repository;
 mod types;
 
@@ -23,5 +24,6 @@ pub use error::*;
 pub use maintenance::*;
 pub use manifest::*;
 pub use name::*;
+pub use packs::*;
 pub use repository::*;
 pub use types::*;

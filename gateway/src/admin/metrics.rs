@@ -1,4 +1,4 @@
-//! `/metrics` in Prometheus' text form. Every name is in this file.
+//! `/metrics` in Prometheus' text form. Every name is in this file, or beside what it counts.
 
 use axum::extract::State;
 use axum::http::header;
@@ -8,6 +8,9 @@ use super::AdminState;
 
 pub(super) async fn text(State(state): State<AdminState>) -> impl IntoResponse {
     let mut text = state.vfs.metrics().prometheus();
+    if let Some(packs) = state.vfs.packs() {
+        text.push_str(&packs.prometheus());
+    }
     text.push_str("# HELP sluice_ready Whether the heads serve.\n# TYPE sluice_ready gauge\n");
     text.push_str(&format!("sluice_ready {}\n", u8::from(state.ready.get())));
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)

@@ -58,8 +58,8 @@ pub use share::{Share, Squash};
 pub use sluice_repo::call::{CallId, within as within_call};
 pub use sluice_repo::{
     Ace, AceKind, Acl, AttributeChange, Attributes, CaseMode, ContentId, Cookie, DirEntry,
-    DosAttributes, ExtendedAttribute, NodeId, NodeKind, ShareId, Sid, Space, StreamInfo, Timestamp,
-    UserId, Version, in_own_task,
+    DosAttributes, ExtendedAttribute, NodeId, NodeKind, PackCounts, ShareId, Sid, Space,
+    StreamInfo, Timestamp, UserId, Version, in_own_task,
 };
 pub use tree::{CreateMode, DirPage, NfsLock, NfsLockAnswer, RemoveKind, Tree, WriteReceipt};
 pub use upload::{Download, Upload, UploadMode, UploadReceipt};

@@ -10,7 +10,9 @@ use sluice_lockmgr::{
     ResourceId,
 };
 use sluice_repo::call::CallId;
-use sluice_repo::{ContentStore, LastLink, NameRef, NodeId, RepoError, Repository, Timestamp};
+use sluice_repo::{
+    ContentStore, LastLink, NameRef, NodeId, PackCounts, RepoError, Repository, Timestamp,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::accounts::LoginGuard;
@@ -252,6 +254,11 @@ impl Vfs {
     /// What was done since the start.
     pub fn metrics(&self) -> &Metrics {
         &self.inner.metrics
+    }
+
+    /// What the content store has done with packs since the start, if it has some.
+    pub fn packs(&self) -> Option<PackCounts> {
+        self.inner.store.packs()
     }
 
     /// Whether a change was made on behalf of a client's call before, by any node of the cluster (see [`crate::within_call`]). False if

@@ -12,13 +12,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rustix::fs::{CWD, FallocateFlags, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::{Errno, ReadWriteFlags};
-use sluice_repo::{ObjectId, RepoError, Result, Unsettled};
+use sluice_repo::{ObjectId, PackCounts, RepoError, Result, Unsettled};
 
 use crate::buffers::{Buffer, Buffers};
 use crate::fetch::PAGE_BYTES;
 use crate::mark;
 use crate::objects::Objects;
-use crate::pack::{self, Packs};
+use crate::pack::{self, Counts, Packs};
 
 /// Version of the layout.
 const LAYOUT: &str = "v1";
@@ -70,6 +70,12 @@ impl Folder {
             .map_err(|error| refused(&folder.root, &error))?;
         folder.packs = packs.map(Arc::new);
         Ok(folder)
+    }
+
+    /// Of packs; a folder that makes none counts for nobody.
+    fn counts(&self) -> Arc<Counts> {
+        let packs = self.packs.as_ref();
+        packs.map_or_else(Arc::default, |packs| packs.counts().clone())
     }
 
     fn packs_path(&self) -> PathBuf {
@@ -228,8 +234,8 @@ fn in_memory(
     read_ranges(&file.into(), from, ranges, buffers, ReadWriteFlags::NOWAIT).ok()
 }
 
-fn list(root: &Path) -> io::Result<Vec<(ObjectId, u64)>> {
-    let mut found = pack::list(&root.join(LAYOUT).join(pack::FOLDER))?;
+fn list(root: &Path, counts: &Counts) -> io::Result<Vec<(ObjectId, u64)>> {
+    let mut found = pack::list(&root.join(LAYOUT).join(pack::FOLDER), counts)?;
     for folder in fs::read_dir(root.join(LAYOUT))? {
         let folder = folder?;
         if !folder.file_type()?.is_dir() {
@@ -278,6 +284,10 @@ impl Objects for Folder {
 
     fn place(&self, len: u64) -> Option<ObjectId> {
         self.packs.as_ref()?.place(len)
+    }
+
+    fn packs(&self) -> Option<PackCounts> {
+        Some(self.packs.as_ref()?.counts().now())
     }
 
     async fn put(&self, id: ObjectId, parts: Vec<Bytes>) -> Result<()> {
@@ -332,9 +342,9 @@ impl Objects for Folder {
         let (packed, single): (Vec<ObjectId>, Vec<ObjectId>) =
             ids.iter().copied().partition(|id| id.place().is_some());
         let paths: Vec<PathBuf> = single.iter().map(|id| self.path(*id)).collect();
-        let (folder, packs) = (self.packs_path(), self.packs.clone());
+        let (folder, packs, counts) = (self.packs_path(), self.packs.clone(), self.counts());
         blocking(self.root.clone(), move |_| {
-            pack::delete(&folder, &packed, |name| {
+            pack::delete(&folder, &packed, &counts, |name| {
                 packs.as_ref().is_some_and(|packs| packs.is_open(name))
             })?;
             paths
@@ -360,7 +370,8 @@ impl Objects for Folder {
     }
 
     async fn list(&self) -> Result<Vec<(ObjectId, u64)>> {
-        blocking(self.root.clone(), list).await
+        let counts = self.counts();
+        blocking(self.root.clone(), move |root| list(root, &counts)).await
     }
 
     fn kept_by_system(&self) -> bool {

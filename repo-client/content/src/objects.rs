@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use sluice_repo::{ObjectId, Result, Unsettled};
+use sluice_repo::{ObjectId, PackCounts, Result, Unsettled};
 
 /// Keeps immutable objects by name.
 #[async_trait]
@@ -17,6 +17,11 @@ pub trait Objects: Send + Sync {
     /// A place for a new object of this length among others, if the store has one: the object is then stored under that name. The place
     /// is the caller's for ever; one that it does not use stays empty.
     fn place(&self, _len: u64) -> Option<ObjectId> {
+        None
+    }
+
+    /// What was done with packs since the start, if the store has some.
+    fn packs(&self) -> Option<PackCounts> {
         None
     }
 

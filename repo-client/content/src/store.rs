@@ -9,7 +9,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use moka::sync::Cache;
 use parking_lot::Mutex;
-use sluice_repo::{ContentStore, Manifest, ObjectId, ObjectRef, RepoError, Result, WorkingContent};
+use sluice_repo::{
+    ContentStore, Manifest, ObjectId, ObjectRef, PackCounts, RepoError, Result, WorkingContent,
+};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
@@ -141,6 +143,10 @@ impl ContentStore for Store {
 
     fn room(&self) -> Result<(u64, u64)> {
         self.shared.objects.room()
+    }
+
+    fn packs(&self) -> Option<PackCounts> {
+        self.shared.objects.packs()
     }
 
     async fn probe(&self) -> Result<()> {

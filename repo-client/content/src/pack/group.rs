@@ -12,7 +12,7 @@ use sluice_repo::{PackPlace, RepoError, Result};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
 
-use super::{entry, start};
+use super::{Counts, entry, start};
 
 /// Makes what was written to a file durable.
 pub(crate) type Sync = Arc<dyn Fn(&File) -> io::Result<()> + Send + std::marker::Sync>;
@@ -23,6 +23,7 @@ pub(super) struct Pack {
     sync: Sync,
     /// What an error of the file means.
     refused: Box<dyn Fn(&io::Error) -> RepoError + Send + std::marker::Sync>,
+    counts: Arc<Counts>,
     /// Held for a sync: an error is told to one of those that sync at once, and the other must not believe that it went well.
     turn: Mutex<()>,
     /// Taken for moments, after the turn; no call is made under it.
@@ -54,12 +55,14 @@ impl Pack {
     pub(super) fn new(
         file: File,
         sync: Sync,
+        counts: Arc<Counts>,
         refused: impl Fn(&io::Error) -> RepoError + Send + std::marker::Sync + 'static,
     ) -> Arc<Pack> {
         Arc::new(Pack {
             file,
             sync,
             refused: Box::new(refused),
+            counts,
             turn: Mutex::default(),
             group: Mutex::default(),
         })
@@ -129,6 +132,7 @@ impl Pack {
             self.file.write_all_at(part, at)?;
             at += part.len() as u64;
         }
+        self.counts.appended(place);
         Ok(())
     }
 
@@ -192,9 +196,12 @@ impl Pack {
         let result = match failed {
             _ if synced >= wanted => return Ok(()),
             Some(failed) => Err(failed),
-            None => (self.sync)(&self.file)
-                .and_then(|()| self.has_a_name())
-                .map_err(|error| (self.refused)(&error)),
+            None => {
+                self.counts.synced();
+                (self.sync)(&self.file)
+                    .and_then(|()| self.has_a_name())
+                    .map_err(|error| (self.refused)(&error))
+            }
         };
         let mut group = self.group.lock();
         let told = match &result {

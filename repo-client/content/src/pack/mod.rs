@@ -7,6 +7,7 @@
 //! A place is given once and never again, and only the run that made a pack puts objects into it: behind the end of what a
 //! crash has left nothing is ever written. Owns layout, list and deletion here; `writer` owns what grows.
 
+mod counts;
 mod group;
 mod writer;
 
@@ -18,8 +19,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
-use sluice_repo::{ObjectId, PackPlace, RepoError};
+use sluice_repo::{ObjectId, PackPlace, PacksHeld, RepoError};
 
+pub(crate) use counts::Counts;
 pub(crate) use group::Sync;
 pub(crate) use writer::Packs;
 
@@ -119,23 +121,30 @@ fn packs(folder: &Path) -> io::Result<Vec<PackName>> {
 }
 
 /// All objects in packs, with the room that they take.
-pub(crate) fn list(folder: &Path) -> io::Result<Vec<(ObjectId, u64)>> {
-    let mut found = Vec::new();
+pub(crate) fn list(folder: &Path, counts: &Counts) -> io::Result<Vec<(ObjectId, u64)>> {
+    let before = counts.now();
+    let (mut found, mut held) = (Vec::new(), PacksHeld::default());
     for name in packs(folder)? {
         let file = match File::open(name.path(folder)) {
             // Deleted meanwhile.
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             other => other?,
         };
+        let mut used = 0;
         for (unit, units) in read_table(&file)? {
             let place = PackPlace {
                 pack: name.number,
                 unit,
                 units,
             };
+            used += room(place);
+            held.objects += 1;
             found.push((ObjectId::packed(name.run, place), room(place)));
         }
+        held.bytes += used;
+        held.dead_bytes += (file.metadata()?.blocks() * 512).saturating_sub(used);
     }
+    counts.found(held, before);
     Ok(found)
 }
 
@@ -143,6 +152,7 @@ pub(crate) fn list(folder: &Path) -> io::Result<Vec<(ObjectId, u64)>> {
 pub(crate) fn delete(
     folder: &Path,
     ids: &[ObjectId],
+    counts: &Counts,
     is_open: impl Fn(PackName) -> bool,
 ) -> io::Result<()> {
     let mut packs: BTreeMap<PackName, Vec<PackPlace>> = BTreeMap::new();
@@ -162,6 +172,7 @@ pub(crate) fn delete(
         for place in places {
             if table.binary_search(&(place.unit, place.units)).is_ok() {
                 give_back(&file, place)?;
+                counts.deleted(place);
                 left = left.saturating_sub(1);
             }
         }

@@ -393,3 +393,26 @@ async fn a_seal_without_a_commit_takes_one_place() {
     let each = unit(sealed.manifest.objects[0].id) - unit(before);
     assert_eq!(unit(place(&folder, len)) - unit(before), 2 * each);
 }
+
+#[tokio::test]
+async fn what_is_done_with_packs_is_counted_and_what_they_hold_once_it_was_looked_for() {
+    let (folder, _dir) = folder();
+    let counts = || folder.packs().expect("packs");
+    let first = stored(&folder, 1, 5_000).await;
+    let second = stored(&folder, 2, 100_000).await;
+    let unit = u64::from(PackPlace::UNIT_BYTES);
+    let (short, long) = (2 * unit, 25 * unit);
+    let seen = counts();
+    assert_eq!((seen.appended, seen.appended_bytes), (2, short + long));
+    assert_eq!((seen.syncs, seen.held), (2, None));
+    folder.delete(&[first]).await.expect("deleted");
+    let seen = counts();
+    assert_eq!((seen.deleted, seen.punched_bytes), (1, short));
+    listed(&folder).await;
+    let third = stored(&folder, 3, 5_000).await;
+    folder.delete(&[second, third]).await.expect("deleted");
+    stored(&folder, 4, 5_000).await;
+    let held = counts().held.expect("looked for");
+    assert_eq!((held.objects, held.bytes), (1, short));
+    assert!(held.dead_bytes <= TABLE_BYTES, "{}", held.dead_bytes);
+}

@@ -13,8 +13,8 @@ use sluice_repo::{ObjectId, PackPlace, RepoError, Result, Unsettled};
 
 use super::group::{Pack, Sync};
 use super::{
-    FIRST_UNIT, PackName, TABLE_BYTES, UNIT_BYTES, UNITS, can_punch, find, no_place, remove,
-    remove_empty,
+    Counts, FIRST_UNIT, PackName, TABLE_BYTES, UNIT_BYTES, UNITS, can_punch, find, no_place,
+    remove, remove_empty,
 };
 
 /// Longer objects get a file of their own: what that costs no longer matters beside writing them.
@@ -31,6 +31,7 @@ pub(crate) struct Packs {
     run: u64,
     sync: Sync,
     refused: Refused,
+    counts: Arc<Counts>,
     /// Taken for moments; no call is made under it.
     state: Mutex<State>,
 }
@@ -67,6 +68,7 @@ impl Packs {
             run: ObjectId::new(0, u64::from_le_bytes(run), 0).run(),
             sync,
             refused,
+            counts: Arc::default(),
             state: Mutex::default(),
         };
         let file = packs.make(0)?;
@@ -81,6 +83,10 @@ impl Packs {
     /// Clears away what earlier runs have left empty.
     pub(crate) fn tidy(&self) -> io::Result<()> {
         remove_empty(&self.folder, self.run)
+    }
+
+    pub(crate) fn counts(&self) -> &Arc<Counts> {
+        &self.counts
     }
 
     fn name(&self, number: u32) -> PackName {
@@ -181,7 +187,9 @@ impl Packs {
     fn add(&self, number: u32, file: File) {
         let path = self.name(number).path(&self.folder);
         let refused = self.refused;
-        let pack = Pack::new(file, self.sync.clone(), move |error| refused(&path, error));
+        let pack = Pack::new(file, self.sync.clone(), self.counts.clone(), move |error| {
+            refused(&path, error)
+        });
         let open = Open { pack, under_way: 0 };
         let mut state = self.state.lock();
         state.open.insert(number, open);
