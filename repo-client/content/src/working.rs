@@ -134,7 +134,8 @@ impl Core {
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, "content could not be stored; it stays in memory");
+                // Whoever asked for it to be durable says so, with the document's name.
+                tracing::debug!(%error, "content could not be stored");
                 state.failed = Some(error.clone());
             }
         }

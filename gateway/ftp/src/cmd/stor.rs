@@ -80,8 +80,16 @@ pub(crate) async fn run(cx: &Context, link: Option<DataLink>, mut request: Store
     let bytes = cx.progress.bytes();
     match upload.commit(None).await {
         Ok(receipt) => stored(&request.path, bytes, &receipt),
-        Err(error) => reply::refused(&request.path, &error),
+        Err(error) => failed(&request.path, &error),
     }
+}
+
+/// The refusal of an upload; also a line in the log if it is this side's fault.
+fn failed(path: &VirtualPath, error: &VfsError) -> Reply {
+    if matches!(error, VfsError::NoSpace | VfsError::Io) {
+        tracing::error!(document = %path, %error, "an upload could not be stored");
+    }
+    reply::refused(path, error)
 }
 
 fn stored(path: &VirtualPath, bytes: u64, receipt: &UploadReceipt) -> Reply {
@@ -147,7 +155,7 @@ async fn settle(
         return Ok(());
     };
     let sealed = upload.seal().await;
-    sealed.map_err(|error| reply::refused(path, &error))?;
+    sealed.map_err(|error| failed(path, &error))?;
     let doubt = Doubt {
         since,
         longest: cx.options.upload_end_doubt,
@@ -167,7 +175,7 @@ async fn receive(
     request: &StoreRequest,
 ) -> Result<End, Reply> {
     let mut receiver = link.open_receiver(cx).await?;
-    let refused = |error: VfsError| reply::refused(&request.path, &error);
+    let refused = |error: VfsError| failed(&request.path, &error);
     match request.transfer_type {
         TransferType::Image => {
             while let Some(data) = receiver.next().await? {
