@@ -534,13 +534,13 @@ fn run(mut command: Command) -> Result<String> {
 /// A port below the range from which the system takes ports of outgoing connections, so that it is still free after a restart.
 fn free_port() -> Result<u16> {
     for _ in 0..200 {
-        let port = 20_000 + u16::try_from(random()? % 12_000).unwrap_or_default();
+        let port = 30_000 + u16::try_from(random()? % 2_700).unwrap_or_default();
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return Ok(port);
         }
     }
     Err(ServerError::new(
-        "no free TCP port between 20000 and 32000 on 127.0.0.1",
+        "no free TCP port between 30000 and 32700 on 127.0.0.1",
     ))
 }
 

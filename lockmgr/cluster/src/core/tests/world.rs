@@ -225,12 +225,12 @@ impl World {
         self.step(at, if frozen { Event::Frozen } else { Event::Thawed });
     }
 
-    /// A renewal brings a node what was taken away.
     /// Its commits do not end, or end.
     pub(super) fn stall(&mut self, at: usize, stalled: bool) {
         self.nodes[at].stalled = stalled;
     }
 
+    /// A renewal brings a node what was taken away.
     pub(super) fn hear_revoked(&mut self, at: usize) {
         self.step(at, Event::Revoked(self.revoked.clone()));
     }
