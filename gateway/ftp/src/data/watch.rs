@@ -14,7 +14,7 @@ use super::machine;
 const BUSY_LATENESS: Duration = Duration::from_micros(200);
 /// How much longer an end is waited for then.
 const BUSY_PATIENCE: Duration = Duration::from_millis(2);
-/// Time between two looks whether the machine is at rest.
+/// Time before the next look whether the machine is at rest; twice as long after each, as those who look are not at rest themselves.
 const LOOK_TIME: Duration = Duration::from_micros(100);
 /// Looks at once, each after everybody else had a chance to run.
 const LOOKS_AT_ONCE: usize = 4;
@@ -57,13 +57,14 @@ impl Watch {
     }
 
     fn wait(&self, doubt: &Doubt) -> bool {
-        let mut longest = doubt.longest;
+        let (mut longest, mut pause) = (doubt.longest, LOOK_TIME);
         loop {
             let left = longest.saturating_sub(doubt.since.elapsed());
             let step = match doubt.same_machine {
-                true => left.min(LOOK_TIME),
+                true => left.min(pause),
                 false => left,
             };
+            pause *= 2;
             if let Some(ended) = self.look(doubt, step, longest) {
                 return ended;
             }
