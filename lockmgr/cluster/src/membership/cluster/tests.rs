@@ -110,7 +110,8 @@ async fn three() -> (ChannelNet, MemoryRegistry, [Node; 3]) {
 
 #[tokio::test]
 async fn three_nodes_find_each_other_talk_and_share_the_shards() {
-    let (_net, _registry, [a, b, mut c]) = three().await;
+    let (_net, _registry, [a, mut b, mut c]) = three().await;
+    b.event(&ClusterEvent::NodeUp(c.cluster.me())).await;
     c.event(&ClusterEvent::NodeUp(b.cluster.me())).await;
     b.cluster
         .peers()
