@@ -1,4 +1,5 @@
-//! The processes of a demo's nodes.
+//! The processes of a demo's nodes: starts them, watches them and ends them. What becomes of them after a demo that was killed is
+//! `cleaner`'s.
 
 use std::process::Stdio;
 use std::time::Duration;

@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use sluice_repo::{
-    DOCUMENT_BYTES_MAX, Manifest, ObjectId, ObjectRef, RepoError, Result, Sealed, WorkingContent,
+    DOCUMENT_BYTES_MAX, Manifest, ObjectId, ObjectRef, RepoError, Result, Sealed, Unsettled,
+    WorkingContent,
 };
 use tokio::sync::Notify;
 
@@ -285,17 +286,7 @@ impl Core {
         } = lone;
         let (object, unsettled) = upload::take(&self.shared, id, parts).await?;
         map.adopt(&object, &stored, stamp);
-        let manifest = map.manifest(len).ok_or_else(still_in_memory)?;
-        let mut state = self.state.lock();
-        for object in &manifest.objects {
-            state.made.remove(&object.id);
-            state.sealed.insert(object.id, stamp);
-        }
-        Ok(Sealed {
-            manifest: Arc::new(manifest),
-            generation: stamp,
-            unsettled,
-        })
+        self.sealed(&map, len, stamp, unsettled)
     }
 
     async fn seal_inline(&self, views: Vec<View>, stamp: u64) -> Result<Sealed> {
@@ -336,13 +327,24 @@ impl Core {
                 Err(error) => failed = Some(error),
             }
         }
-        let mut state = self.state.lock();
         if let Some(error) = failed {
             // Told here; not again by the next write.
-            state.failed = None;
+            self.state.lock().failed = None;
             return Err(error);
         }
-        let manifest = snapshot.manifest(len).ok_or_else(still_in_memory)?;
+        self.sealed(&snapshot, len, stamp, None)
+    }
+
+    /// What a map says that is stored as a whole; its objects stay until the commit is known.
+    fn sealed(
+        &self,
+        map: &PieceMap,
+        len: u64,
+        stamp: u64,
+        unsettled: Option<Arc<dyn Unsettled>>,
+    ) -> Result<Sealed> {
+        let manifest = map.manifest(len).ok_or_else(still_in_memory)?;
+        let mut state = self.state.lock();
         for object in &manifest.objects {
             state.made.remove(&object.id);
             state.sealed.insert(object.id, stamp);
@@ -350,7 +352,7 @@ impl Core {
         Ok(Sealed {
             manifest: Arc::new(manifest),
             generation: stamp,
-            unsettled: None,
+            unsettled,
         })
     }
 

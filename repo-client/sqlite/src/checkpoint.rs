@@ -1,6 +1,7 @@
 //! Moves committed pages from the write-ahead log to the database file in the background, so that commits do not
 //! wait for it. The log starts over once all of it has been moved; only that last bit is done by the writer itself, and only when it
-//! is little: until then the background goes over what was committed meanwhile.
+//! is little: until then the background goes over what was committed meanwhile. A start empties the log; after a sync of it that failed
+//! nothing is moved, as what the system has dropped of the log must not come into the database.
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
