@@ -25,7 +25,7 @@ type Ledger = Arc<Mutex<BTreeMap<String, Known>>>;
 const EMPTY: u32 = 0;
 
 /// Content number `n`: its length and every byte follow from the number, so that a torn document shows.
-fn content(n: u32) -> Vec<u8> {
+pub fn content(n: u32) -> Vec<u8> {
     if n == EMPTY {
         return Vec::new();
     }

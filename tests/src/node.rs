@@ -197,11 +197,19 @@ impl TestNode {
 
     /// Starts the process (again) and waits until it says that it is ready.
     pub fn spawn(&mut self) -> anyhow::Result<()> {
+        self.spawn_under(&[])
+    }
+
+    /// The same through another program, which becomes the node: its words come before the node's command.
+    pub fn spawn_under(&mut self, other: &[String]) -> anyhow::Result<()> {
+        let own = binary().into_os_string();
+        let mut words = other.iter().map(Into::into).chain([own]);
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(self.dir.path().join("log"))?;
-        let mut child = Command::new(binary())
+        let mut child = Command::new(words.next().context("a program")?)
+            .args(words)
             .args(["serve", "--config"])
             .arg(self.dir.path().join("sluice.toml"))
             .stdin(Stdio::null())
@@ -220,6 +228,12 @@ impl TestNode {
         // The rest of the greeting is read away so that the node never blocks on a full pipe.
         std::thread::spawn(move || lines.for_each(drop));
         Ok(())
+    }
+
+    /// The scratch folder is not removed with this; where it is.
+    pub fn keep(&mut self) -> PathBuf {
+        self.dir.disable_cleanup(true);
+        self.dir.path().to_owned()
     }
 
     /// What the node logged so far.
