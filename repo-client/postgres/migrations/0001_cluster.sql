@@ -8,6 +8,8 @@ CREATE TABLE cluster_state(key text COLLATE "C" PRIMARY KEY, value bigint NOT NU
 CREATE TABLE node_session(
     member integer NOT NULL, epoch bigint NOT NULL,
     name text NOT NULL, addr text NOT NULL, version text NOT NULL,
+    -- How many steps of the schema its program knows: what would shut it out is not done while it lives.
+    schema integer NOT NULL DEFAULT 0,
     state smallint NOT NULL,
     started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     expires_at timestamptz NOT NULL,

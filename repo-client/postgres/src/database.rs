@@ -41,7 +41,7 @@ impl fmt::Debug for Database {
 
 impl Database {
     /// Reads an address (`postgres://user:pw@host/db`, with libpq's parameters), connects once and makes or updates the
-    /// tables. A schema of a newer program is refused.
+    /// tables. A schema of a newer program is refused, unless that says that this one can work with it.
     pub async fn open(url: &str) -> Result<Database> {
         let options = PgConnectOptions::from_str(url)
             .map_err(|_| {

@@ -14,6 +14,7 @@ use crate::database::Database;
 use crate::error::db;
 use crate::registry::life_key;
 use crate::row::big;
+use crate::schema;
 
 /// How long a program that is cut off from the database keeps others out; one that was killed does not.
 const LEASE_S: f64 = 6.0;
@@ -63,12 +64,13 @@ pub(crate) async fn take(conn: &mut PgConnection) -> Result<Member> {
     };
     hold_life(&mut tx, me).await.map_err(db)?;
     sqlx::query(
-        "INSERT INTO node_session(member, epoch, name, addr, version, state, expires_at)
-         VALUES (0, $1, 'a command', '', $2, 0, clock_timestamp() + make_interval(secs => $3))",
+        "INSERT INTO node_session(member, epoch, name, addr, version, state, expires_at, schema)
+         VALUES (0, $1, 'a command', '', $2, 0, clock_timestamp() + make_interval(secs => $3), $4)",
     )
     .bind(epoch)
     .bind(env!("CARGO_PKG_VERSION"))
     .bind(LEASE_S)
+    .bind(schema::known())
     .execute(&mut *tx)
     .await
     .map_err(db)?;

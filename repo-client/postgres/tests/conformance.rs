@@ -222,7 +222,9 @@ async fn check_finds_and_repairs_what_someone_broke_in_the_file() {
 async fn a_database_of_a_newer_program_is_left_alone() {
     let (repo, folder) = open().await;
     repo.close().await.expect("close");
-    folder.sql("UPDATE schema_version SET version = 99").await;
+    folder
+        .sql("UPDATE schema_version SET version = 99, oldest = 99")
+        .await;
     let newer = Database::open(&folder.url).await;
     assert!(
         matches!(newer.map(|_| ()), Err(RepoError::Unavailable(why)) if why.contains("newer program"))

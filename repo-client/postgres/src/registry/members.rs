@@ -10,6 +10,7 @@ use sqlx::{PgConnection, Row};
 
 use super::stock::commit;
 use super::{PostgresRegistry, Result, big, count, hints, life, number, small, told, unsigned};
+use crate::schema;
 
 /// Held by whoever joins, so that names get their numbers one after the other.
 const JOIN_LOCK: i64 = 0x4a6f_696e;
@@ -82,10 +83,13 @@ impl PostgresRegistry {
             id: MemberId(number(id)),
             epoch,
         };
+        if let Some(why) = schema::refusal(&mut tx).await.map_err(told)? {
+            return Err(RegistryError::Refused(why));
+        }
         replace_older(&mut tx, member).await?;
         sqlx::query(
-            "INSERT INTO node_session(member, epoch, name, addr, version, state, expires_at) \
-             VALUES ($1, $2, $3, $4, $5, $6, clock_timestamp() + $7)",
+            "INSERT INTO node_session(member, epoch, name, addr, version, state, expires_at, schema) \
+             VALUES ($1, $2, $3, $4, $5, $6, clock_timestamp() + $7, $8)",
         )
         .bind(id)
         .bind(big(epoch.0))
@@ -94,6 +98,7 @@ impl PostgresRegistry {
         .bind(&request.version)
         .bind(state_code(MemberState::Joining))
         .bind(self.lease())
+        .bind(schema::known())
         .execute(&mut *tx)
         .await
         .map_err(told)?;
