@@ -290,6 +290,20 @@ pub trait Repository: Send + Sync {
         new: NewNode,
     ) -> Result<Created>;
 
+    /// Creates a node after what its content consists of was made durable. If that fails nothing was created, and
+    /// [`Unsettled::has_failed`] says so.
+    async fn create_with(
+        &self,
+        parent: NodeId,
+        name: &str,
+        case: CaseMode,
+        new: NewNode,
+        unsettled: Arc<dyn Unsettled>,
+    ) -> Result<Created> {
+        unsettled.settle()?;
+        self.create(parent, name, case, new).await
+    }
+
     /// Makes relaxed creations that were answered before durable. Cheap when they are already.
     async fn settle(&self) -> Result<()> {
         Ok(())

@@ -337,6 +337,19 @@ impl Repository for SqliteRepository {
             .await
     }
 
+    async fn create_with(
+        &self,
+        parent: NodeId,
+        name: &str,
+        case: CaseMode,
+        new: NewNode,
+        unsettled: Arc<dyn Unsettled>,
+    ) -> Result<Created> {
+        let name = name.to_owned();
+        let change = move |tx: &mut Tx<'_>| create::create(tx, parent, &name, case, new);
+        self.writer.change_after(unsettled, change).await
+    }
+
     async fn settle(&self) -> Result<()> {
         if !self.writer.has_pending() {
             return Ok(());

@@ -78,7 +78,7 @@ pub struct Upload {
     /// Bytes of the document that were there before.
     start: u64,
     taken: u64,
-    /// Made durable ahead of the commit.
+    /// Stored ahead of the commit.
     sealed: Option<Sealed>,
     /// Length of the document that it takes the place of.
     replaces: u64,
@@ -339,10 +339,10 @@ impl Upload {
         self.taken == 0
     }
 
-    /// Makes the bytes durable without showing them to anybody, which shortens the commit. Needed by nobody, useful to those
-    /// that have to wait anyway before they commit.
+    /// Stores the bytes without showing them to anybody, which shortens the commit; that makes durable what is not yet. Needed by
+    /// nobody, useful to those that have to wait anyway before they commit.
     pub async fn seal(&mut self) -> Result<(), VfsError> {
-        self.sealed = Some(self.content.seal().await?);
+        self.sealed = Some(self.content.seal_for_commit().await?);
         Ok(())
     }
 
@@ -365,7 +365,7 @@ impl Upload {
     async fn commit_all(mut self, modified: Option<Timestamp>) -> Result<UploadReceipt, VfsError> {
         let sealed = match self.sealed.take() {
             Some(sealed) => sealed,
-            None => self.content.seal().await?,
+            None => self.content.seal_for_commit().await?,
         };
         let shrinks = sealed.manifest.size < self.replaces;
         let (inner, room) = (self.tree.inner().clone(), self.room.take());
@@ -422,7 +422,7 @@ impl Upload {
                 if inner.locks.state(open).await.is_none() {
                     return Err(VfsError::OpenLost);
                 }
-                let made = publish(&tree, &self.dir, &self.name, sealed.manifest, modified).await;
+                let made = publish(&tree, &self.dir, &self.name, &sealed, modified).await;
                 gate.release().await;
                 Ok(UploadReceipt {
                     attributes: made?,
@@ -433,8 +433,7 @@ impl Upload {
             Goal::Fork => {
                 for attempt in 0..FORK_TRIES_MAX {
                     let name = tree.fork_name(&self.name, attempt);
-                    let manifest = sealed.manifest.clone();
-                    match publish(&tree, &self.dir, &name, manifest, modified).await {
+                    match publish(&tree, &self.dir, &name, &sealed, modified).await {
                         Err(VfsError::Exists) => {}
                         made => {
                             Metrics::count(&inner.metrics.forks);
@@ -457,9 +456,10 @@ async fn publish(
     tree: &Tree,
     dir: &Attributes,
     name: &str,
-    manifest: Arc<Manifest>,
+    sealed: &Sealed,
     modified: Option<Timestamp>,
 ) -> Result<Attributes, VfsError> {
+    let manifest = sealed.manifest.clone();
     let mut record = tree
         .new_record(
             dir,
@@ -471,7 +471,15 @@ async fn publish(
         .await?;
     record.modified = modified;
     let inner = tree.inner();
-    let created = inner.repo.create(dir.id, name, tree.case(), record).await?;
+    let (repo, case) = (&inner.repo, tree.case());
+    // Not durable and without a name: what is left is garbage if this fails.
+    let created = match sealed.unsettled.clone() {
+        Some(unsettled) => {
+            repo.create_with(dir.id, name, case, record, unsettled)
+                .await?
+        }
+        None => repo.create(dir.id, name, case, record).await?,
+    };
     Metrics::count(&inner.metrics.commits);
     inner.notify_entry(crate::ChangeAction::Added, dir.id, name, false);
     Ok(created.attributes)
