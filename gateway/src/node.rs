@@ -246,6 +246,9 @@ impl Node {
 
     async fn bind_heads(settings: &Settings, stack: &Stack) -> anyhow::Result<Bound> {
         let vfs = &stack.vfs;
+        vfs.keep_left_locks()
+            .await
+            .context("it can't be read which documents NFS clients had locked")?;
         let nfs = match &settings.nfs {
             Some(nfs) => Some(
                 sluice_nfs::NfsHead::bind(

@@ -7,7 +7,7 @@ use crate::conflict::{Claim, ClaimKind, RangeParty, share_conflict};
 use crate::obstacle::Ask;
 use crate::outcome::ConflictKind;
 use crate::range::ByteRange;
-use crate::request::{IoKind, OpenRequest, Writers};
+use crate::request::{IoKind, OpenRequest, OwnedRangeRequest, Writers};
 use crate::share_mode::Open;
 use crate::types::{Access, Actor, Now, OpenId, Protocol, ShareMode};
 
@@ -25,7 +25,10 @@ pub(crate) fn open_claim(r: &OpenRequest) -> Claim {
         };
         denies = denies.with(also);
     }
-    claim(&r.actor, r.access, denies, ClaimKind::Open)
+    Claim {
+        reclaims: r.reclaim,
+        ..claim(&r.actor, r.access, denies, ClaimKind::Open)
+    }
 }
 
 /// What is checked may be more than what is kept: an overwrite writes at this moment only.
@@ -51,7 +54,7 @@ pub(crate) fn ask_claim(ask: Ask<'_>) -> Option<Claim> {
         Ask::Io(r) => {
             touched(r.kind).map(|(_, write)| io_claim(&r.actor, write, r.place.is_some() && write))
         }
-        Ask::OwnedRange(r) => Some(range_claim(&r.actor, r.lock.exclusive)),
+        Ask::OwnedRange(r) => Some(owned_claim(r)),
         Ask::OpenIo { .. } | Ask::Ranges(_) | Ask::Move { .. } => None,
     }
 }
@@ -63,6 +66,7 @@ fn claim(actor: &Actor, access: Access, denies: Access, kind: ClaimKind) -> Clai
         protocol: actor.protocol,
         client: actor.client,
         kind,
+        reclaims: false,
     }
 }
 
@@ -87,6 +91,13 @@ pub(crate) fn range_claim(actor: &Actor, exclusive: bool) -> Claim {
         Access::READ
     };
     claim(actor, access, Access::NONE, ClaimKind::RangeOpen)
+}
+
+pub(crate) fn owned_claim(r: &OwnedRangeRequest) -> Claim {
+    Claim {
+        reclaims: r.reclaim,
+        ..range_claim(&r.actor, r.lock.exclusive)
+    }
 }
 
 pub(crate) fn held_open(

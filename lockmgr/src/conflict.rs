@@ -37,6 +37,8 @@ pub(crate) struct Claim {
     pub client: ClientId,
     /// What sort.
     pub kind: ClaimKind,
+    /// Restates what was lost with a node: passes what is kept for those who do so.
+    pub reclaims: bool,
 }
 
 /// Do a held claim and a wanted one conflict, and which way? `ranges_bind_nfs`: the share makes NFS ranges mandatory
@@ -60,6 +62,9 @@ pub(crate) fn share_conflict(
 /// Pairs that never conflict, whatever they do and deny.
 fn exempt(held: &Claim, wanted: &Claim, ranges_bind_nfs: bool) -> bool {
     use ClaimKind::{Open, Place, PlainIo, RangeOpen};
+    if held.client == ClientId::LEFT && wanted.reclaims {
+        return true;
+    }
     let both_nfs = held.protocol.is_nfs() && wanted.protocol.is_nfs();
     if !both_nfs {
         return false;

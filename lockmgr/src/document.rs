@@ -141,8 +141,9 @@ impl Document {
         {
             return Some(Verdict::Blocked(obstacle));
         }
-        if let Some(obstacle) =
-            self.queue_obstacle(r.on_conflict, &r.actor, stream, &checked, earlier)
+        if !r.reclaim
+            && let Some(obstacle) =
+                self.queue_obstacle(r.on_conflict, &r.actor, stream, &checked, earlier)
         {
             return Some(Verdict::Blocked(obstacle));
         }

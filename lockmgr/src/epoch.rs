@@ -220,6 +220,23 @@ pub struct PastMember {
     pub by: MemberId,
 }
 
+/// How long documents are kept for NFS clients that had locks through a node that is gone, so that they take them again: some
+/// times the 5 s after which a Linux client asks again.
+pub const RECLAIM_GRACE: Duration = Duration::from_secs(20);
+
+/// Documents on which clients of a former member may have had NFS locks, which they may take again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftLocks {
+    /// Which incarnation had them.
+    pub member: Member,
+    /// Its node's name.
+    pub node: String,
+    /// How long they are kept for those clients from now on.
+    pub ends_in: Duration,
+    /// Which.
+    pub documents: Vec<u64>,
+}
+
 /// Why a member is one no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum PastReason {
@@ -377,6 +394,10 @@ pub trait EpochRegistry: Send + Sync {
 
     /// The latest former members, newest first.
     async fn past_members(&self, limit: u32) -> Result<Vec<PastMember>, RegistryError>;
+
+    /// What members left behind that ended less than [`RECLAIM_GRACE`] ago, but for those in `known`. Whoever is missing in an
+    /// answer of [`EpochRegistry::members`] that came before is in it if it ended so lately; nothing that it left is missing.
+    async fn left_locks(&self, known: &[MemberEpoch]) -> Result<Vec<LeftLocks>, RegistryError>;
 
     /// Fences `victim` if its lease ends at `expires` still and has run out on the registry's clock. `me` must hold an
     /// unexpired lease.

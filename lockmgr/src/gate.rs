@@ -303,6 +303,15 @@ impl GatedLocks {
         });
     }
 
+    /// Keeps a document for those who take NFS locks again that were lost with `node`, for that long. Where its gate is closed
+    /// this is to be done right before it is opened.
+    pub fn keep_for_reclaim(&self, document: u64, node: &str, keep: Duration) {
+        let holder = listing::left_holder(node);
+        self.shards.with_state(document, |state, now| {
+            state.table.keep_for_reclaim(now, document, &holder, keep);
+        });
+    }
+
     /// Closes the gate and takes everything out. `None`: it was closed.
     #[must_use]
     pub fn export(&self, document: u64) -> Option<Exported> {

@@ -48,9 +48,9 @@ pub use cache_grant::{
 pub use document_state::DocumentState;
 pub use epoch::{
     ClusterIdentity, EpochRegistry, FENCE_FORCED_BITS, FenceOutcome, GrantId, Heartbeat,
-    JoinRequest, Joined, LifeLock, Member, MemberEpoch, MemberId, MemberList, MemberRecord,
-    MemberState, PastMember, PastReason, RegistryError, RegistryHint, RegistryTime, Revocation,
-    Revoked, SHARDS, ShardEpoch, ShardId, ShardMap, ShardOwner, shard_of,
+    JoinRequest, Joined, LeftLocks, LifeLock, Member, MemberEpoch, MemberId, MemberList,
+    MemberRecord, MemberState, PastMember, PastReason, RECLAIM_GRACE, RegistryError, RegistryHint,
+    RegistryTime, Revocation, Revoked, SHARDS, ShardEpoch, ShardId, ShardMap, ShardOwner, shard_of,
 };
 pub use gate::{Begun, Exported, GateHost, GatedLocks, LeaseUse, NotHere, Residence, Waiting};
 pub use local::LocalLocks;

@@ -16,7 +16,8 @@ use crate::table::Answer;
 use crate::types::{Now, OpenId, Ticket, WaiterId};
 use crate::wait_queue::{PollKey, Style, Waiter};
 
-/// A place was idle for long enough, or a disconnected open was not reclaimed.
+/// A place was idle for long enough, a disconnected open was not reclaimed, or what was kept for those who take locks again was
+/// kept for long enough.
 pub(crate) fn open_due(d: &mut Document, env: &mut Env, id: OpenId) {
     let Some(open) = d.opens.get(id) else { return };
     let Some(until) = open.until else { return };
@@ -24,8 +25,8 @@ pub(crate) fn open_due(d: &mut Document, env: &mut Env, id: OpenId) {
         env.set_timer(until, d.id, Due::Open(id));
     } else if open.disconnected {
         d.revoke_open(env, id, RevokeReason::ReclaimTimeout);
-    } else if open.claim.kind == ClaimKind::Place {
-        // A place holds no deletion back.
+    } else if matches!(open.claim.kind, ClaimKind::Place | ClaimKind::RangeOpen) {
+        // Neither holds a deletion back.
         let _ = d.end_open(env, id);
         d.dirty = true;
     }

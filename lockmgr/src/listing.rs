@@ -13,6 +13,26 @@ use crate::share_mode::Open;
 use crate::types::{Access, ClientId, Holder, Now, OpenId, Protocol};
 use crate::wait_queue::{Style, Waiter};
 
+/// What frees a document that is kept for those who take locks again.
+const RECLAIM_ENDS: &str =
+    "the time ends in which NFS clients may take the locks again that they lost with their node";
+
+/// Who a document is kept for after `node`, through which clients had NFS locks on it, is gone.
+pub(crate) fn left_holder(node: &str) -> Arc<Holder> {
+    Arc::new(Holder {
+        protocol: Protocol::Nfs3,
+        user: String::from("unknown"),
+        address: String::from("any client"),
+        client_name: String::from(
+            "kept for NFS clients that had locks through a node that is gone",
+        ),
+        node: node.to_owned(),
+        path: String::new(),
+        rule: None,
+        since_unix_ms: 0,
+    })
+}
+
 /// Stands for a holder that is gone before its name could be told.
 pub(crate) fn nobody() -> Arc<Holder> {
     static NOBODY: LazyLock<Arc<Holder>> = LazyLock::new(|| {
@@ -113,7 +133,11 @@ pub(crate) fn entries(d: &Document, now: Now, client: Option<ClientId>) -> Vec<E
             };
             let mut entry = blank(EntryKind::Range, open.id.0, d, *stream, &open.holder);
             (entry.range, entry.exclusive) = (Some(held.range), held.exclusive);
-            entry.freed_by = String::from("the client unlocks it or closes the document");
+            entry.freed_by = String::from(if open.claim.client == ClientId::LEFT {
+                RECLAIM_ENDS
+            } else {
+                "the client unlocks it or closes the document"
+            });
             entries.push(entry);
         }
     }
@@ -182,6 +206,7 @@ fn open_entry(d: &Document, open: &Open, now: Now) -> Entry {
             "its client returns and closes it, its reclaim time ends, or somebody needs it"
         }
         (ClaimKind::Place, _) => "the client stops writing",
+        (ClaimKind::RangeOpen, _) if open.claim.client == ClientId::LEFT => RECLAIM_ENDS,
         (ClaimKind::RangeOpen, _) => "the client unlocks its ranges",
         (ClaimKind::Open | ClaimKind::PlainIo, _) if open.touches_ranges => "the transfer ends",
         (ClaimKind::Open | ClaimKind::PlainIo, _) => "the client closes the document",

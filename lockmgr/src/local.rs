@@ -219,6 +219,15 @@ impl LockService for LocalLocks {
         self.shards.leases.resource(lease)
     }
 
+    fn keep_for_reclaim(&self, node: &str, documents: &[u64], keep: Duration) {
+        let holder = listing::left_holder(node);
+        for document in documents {
+            self.shards.with(*document, |table, now| {
+                table.keep_for_reclaim(now, *document, &holder, keep);
+            });
+        }
+    }
+
     async fn state(&self, open: OpenRef) -> Option<OpenState> {
         self.shards
             .with(open.resource.document, |table, _| table.state(open))

@@ -1,18 +1,21 @@
 //! Rules for byte ranges: SMB arrays, NFS owners, the opens that NFS ranges count as, deadlock.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use smallvec::SmallVec;
 
 use crate::byte_range::{HeldRange, RangeSet};
 use crate::caches::{Calling, Who};
-use crate::claims::{held_open, party, range_claim};
+use crate::claims::{held_open, owned_claim, party, range_claim};
 use crate::conflict::{Claim, RangeParty, io_conflict, lock_conflict};
 use crate::document::{Document, Ranges, Step};
-use crate::env::Env;
+use crate::env::{Due, Env};
 use crate::obstacle::{Granted, Need, Obstacle, Verdict};
 use crate::outcome::{ConflictKind, Denial, RANGES_LIMIT};
 use crate::range::ByteRange;
 use crate::request::{OnConflict, OwnedRangeRequest, RangeLock, RangeRequest};
-use crate::types::{Access, ClientId, OpenId};
+use crate::types::{Access, Actor, ClientId, Holder, OpenId};
 use crate::wait_queue::{Waiter, overtaken_by_range};
 
 impl Document {
@@ -60,9 +63,11 @@ impl Document {
         stream: u32,
         party: RangeParty,
         lock: RangeLock,
+        reclaims: bool,
     ) -> Option<Obstacle> {
         let held = self.range_set(stream).and_then(|set| {
             set.meeting(lock.range)
+                .filter(|h| !reclaims || h.party.client != ClientId::LEFT)
                 .find(|h| lock_conflict(h.party, h.exclusive, party, lock.exclusive))
         });
         if let Some(held) = held {
@@ -126,7 +131,7 @@ impl Document {
                 .then(|| overtaken_by_range(earlier, stream, *lock, party.open, client))
                 .flatten();
             let obstacle = self
-                .lock_obstacle(stream, party, *lock)
+                .lock_obstacle(stream, party, *lock, false)
                 .or(overtaken.map(Obstacle::Waiter));
             if let Some(obstacle) = obstacle {
                 self.undo_ranges(stream, r, done);
@@ -176,11 +181,11 @@ impl Document {
             protocol: r.actor.protocol,
             opening: None,
         };
-        let claim = range_claim(&r.actor, r.lock.exclusive);
+        let claim = owned_claim(r);
         if let Some(stop) = self.share_check(env, stream, &claim, &who, false) {
             return stop;
         }
-        if let Some(obstacle) = self.lock_obstacle(stream, party, r.lock) {
+        if let Some(obstacle) = self.lock_obstacle(stream, party, r.lock, r.reclaim) {
             let waits = !matches!(r.on_conflict, OnConflict::Reject);
             let circle = waits
                 && own.is_some_and(|own| self.closes_circle(own, stream, party, r.lock, earlier));
@@ -235,6 +240,32 @@ impl Document {
         };
         self.range_set_mut(stream).insert_posix(held);
         self.settle_range_open(stream, id);
+    }
+
+    /// Keeps the main data for those who take locks again, for that long: an exclusive range over all of it, and the open that it
+    /// counts as, of clients that nobody knows. What is held already is not asked.
+    pub(crate) fn keep_for_reclaim(&mut self, env: &mut Env, holder: &Arc<Holder>, keep: Duration) {
+        let until = env.now.after(keep);
+        let kept = self.opens.iter().find(|o| o.claim.client == ClientId::LEFT);
+        let id = kept.map_or_else(|| OpenId(env.fresh_id()), |open| open.id);
+        if let Some(open) = self.opens.get_mut(id) {
+            open.until = open.until.max(Some(until));
+        } else {
+            let actor = Actor {
+                protocol: holder.protocol,
+                client: ClientId::LEFT,
+                holder: Arc::clone(holder),
+            };
+            let claim = range_claim(&actor, true);
+            self.opens
+                .insert(held_open(id, 0, claim, &actor, Some(until)));
+            self.range_set_mut(0).insert(HeldRange {
+                range: ByteRange::WHOLE,
+                exclusive: true,
+                party: party(&actor, Some(id)),
+            });
+        }
+        env.set_timer(until, self.id, Due::Open(id));
     }
 
     /// Makes the open of an owner's ranges do what the ranges need; ends it with the last of them. True if it ended.

@@ -76,6 +76,8 @@ pub struct OpenRequest {
     pub writers: Writers,
     /// The policy's `on_conflict`.
     pub on_conflict: OnConflict,
+    /// Restates an open that was lost with its node (NLM SHARE): granted also while the document is kept for such.
+    pub reclaim: bool,
     /// Cache asked for.
     pub cache: CacheRequest,
     /// Where to tell breaks and revocation. Needed for a cache grant; without it none is given.
@@ -98,6 +100,7 @@ impl OpenRequest {
             touches_ranges: false,
             writers: Writers::Native,
             on_conflict: OnConflict::Reject,
+            reclaim: false,
             cache: CacheRequest::None,
             sink: None,
         }

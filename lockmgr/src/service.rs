@@ -141,6 +141,10 @@ pub trait LockService: Send + Sync {
     /// Ends all waits, and new ones, with [`Denial::Stopping`].
     fn stop(&self);
 
+    /// Keeps documents for those who take NFS locks again that they lost with this node's last run (`node`): until then each
+    /// stands as if locked exclusively as a whole by an NFS client. In a cluster the membership says what is kept.
+    fn keep_for_reclaim(&self, _node: &str, _documents: &[u64], _keep: Duration) {}
+
     // ---- opens ----
 
     /// Opens: calls caches back, checks share modes, waits as the policy says. Dropping the future gives up the wait;

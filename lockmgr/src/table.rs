@@ -26,7 +26,7 @@ use crate::range::ByteRange;
 use crate::request::{OwnedRangeRequest, RangeOwner};
 use crate::service::LockOptions;
 use crate::types::{
-    Access, Actor, ClientId, Now, OpenId, OpenRef, ResourceId, ShareMode, Ticket, WaiterId,
+    Access, Actor, ClientId, Holder, Now, OpenId, OpenRef, ResourceId, ShareMode, Ticket, WaiterId,
 };
 use crate::wait_queue::Waiter;
 
@@ -467,7 +467,7 @@ impl LockTable {
             client: r.actor.client,
             protocol: r.actor.protocol,
         };
-        let obstacle = document.lock_obstacle(r.resource.stream, party, r.lock)?;
+        let obstacle = document.lock_obstacle(r.resource.stream, party, r.lock, r.reclaim)?;
         let conflict = document.conflict(obstacle, &document.queue);
         let (range, exclusive, client) = match obstacle {
             Obstacle::Range {
@@ -524,6 +524,20 @@ impl LockTable {
             delete_pending: document.is_doomed(held.stream),
             disconnected: held.disconnected,
         })
+    }
+
+    /// Keeps a whole document, as an NFS client's exclusive lock would, for those who take locks again that were lost with
+    /// their node.
+    pub(crate) fn keep_for_reclaim(
+        &mut self,
+        now: Now,
+        document: u64,
+        holder: &Arc<Holder>,
+        keep: Duration,
+    ) {
+        self.enter(now);
+        let d = entered(&mut self.documents, || self.spare.pop(), document);
+        d.keep_for_reclaim(&mut self.env, holder, keep);
     }
 
     // ---- moving between tables ----

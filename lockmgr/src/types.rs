@@ -75,6 +75,10 @@ pub struct OpenRef {
 pub struct ClientId(pub u64);
 
 impl ClientId {
+    /// Stands for clients that are not known: those that had NFS locks through a node that is gone and may take them again.
+    /// Nobody is given this number.
+    pub const LEFT: ClientId = ClientId((1 << MEMBER_SHIFT) - 1);
+
     /// The cluster node that serves this client: the high bits of its number. 0 where there is no cluster.
     #[must_use]
     pub const fn member(self) -> MemberId {

@@ -460,6 +460,15 @@ pub trait Repository: Send + Sync {
     /// need not know: the process remembers what it answered.
     async fn carried_out(&self, call: CallId) -> Result<bool>;
 
+    // NFS locks
+
+    /// Notes that this node's NFS clients may have locks on a document from now on, so that it is kept for them if the node is lost.
+    async fn note_locked(&self, document: NodeId) -> Result<()>;
+    /// They have none on these documents.
+    async fn forget_locked(&self, documents: Vec<NodeId>) -> Result<()>;
+    /// What was noted and not forgotten by this member's incarnation; a repository of one process has what earlier runs noted, too.
+    async fn noted_locked(&self) -> Result<Vec<NodeId>>;
+
     // Housekeeping
 
     /// Nodes without a name that whoever unlinked them can't release any more, because it is a member of the cluster no longer.

@@ -1,10 +1,11 @@
-//! NLM clients of a node that is lost: a survivor tells them, and they take their locks again there before others lock.
+//! NLM clients of a node that is lost: a survivor tells them, and they take their locks again there before anybody else comes.
 
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use sluice_tests::clients::nfs3::Nfs3Client;
+use sluice_tests::clients::smb::{Cache, SmbClient, access, disposition, share};
 use sluice_tests::cluster::Cluster;
 
 use super::Outcome;
@@ -14,6 +15,8 @@ const LOCK: u32 = 2;
 const GRANTED: u32 = 0;
 const DENIED: u32 = 1;
 const GRACE_PERIOD: u32 = 4;
+
+const SHARING_VIOLATION: u32 = 0xc000_0043;
 
 const PORTMAPPER: u32 = 100_000;
 const MONITOR: u32 = 100_024;
@@ -47,6 +50,21 @@ fn lock(client: &mut Nfs3Client, machine: &str, file: &[u8], reclaim: bool) -> a
     let reply = client.receive(xid)?;
     let status = reply.last_chunk().context("a status")?;
     Ok(u32::from_be_bytes(*status))
+}
+
+/// Opens a document for writing over SMB so that nobody else may write, and closes it again; the status.
+fn write_alone(client: &mut SmbClient, name: &str) -> anyhow::Result<u32> {
+    let opened = client.create(
+        name,
+        access::WRITE,
+        share::READ,
+        disposition::OPEN,
+        Cache::None,
+    )?;
+    match opened {
+        Ok(file) => client.close(file),
+        Err(status) => Ok(status),
+    }
 }
 
 /// The client's portmapper and status monitor on one port: waits until the server says that locks are gone. Who is told to be gone.
@@ -104,8 +122,18 @@ fn clients_with_locks_of_a_lost_node_are_told_by_another_and_take_them_again_bef
     for file in &files {
         ensure!(lock(&mut b, "client-b", file, false)? == DENIED);
     }
+    let mut challengers = [cluster.node(1).smb()?, cluster.node(2).smb()?];
     let lost = Instant::now();
     cluster.nodes[0].kill()?;
+    // At once: while the loss is not known everywhere, and when it is.
+    for smb in &mut challengers {
+        for name in ["again", "left"] {
+            ensure!(write_alone(smb, name)? == SHARING_VIOLATION, "{name}");
+        }
+    }
+    println!("refused after {:?}", lost.elapsed());
+    let listed = cluster.node(1).cli_ok(&["locks", "list"], "")?;
+    ensure!(listed.contains("kept for NFS clients"), "{listed}");
     let notice = take_notice(&monitor)?;
     println!("told after {:?}", lost.elapsed());
     ensure!(notice.starts_with(&opaque(b"127.0.0.1")), "{notice:?}");
@@ -117,6 +145,14 @@ fn clients_with_locks_of_a_lost_node_are_told_by_another_and_take_them_again_bef
         anyhow::bail!("two files");
     };
     ensure!(lock(&mut again, "client-a", taken, true)? == GRANTED);
+    let [first, second] = &mut challengers;
+    ensure!(write_alone(second, "again")? == SHARING_VIOLATION);
+    while write_alone(first, "left")? != 0 {
+        ensure!(lost.elapsed() < Duration::from_secs(40), "it ends");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    println!("opened after {:?}", lost.elapsed());
+    ensure!(lost.elapsed() > Duration::from_secs(19), "kept for so long");
     let mut answer = GRACE_PERIOD;
     while answer == GRACE_PERIOD {
         ensure!(lost.elapsed() < Duration::from_secs(40), "it ends");
@@ -127,5 +163,6 @@ fn clients_with_locks_of_a_lost_node_are_told_by_another_and_take_them_again_bef
     ensure!(answer == GRANTED, "nobody took it again: {answer}");
     let answer = lock(&mut b, "client-b", taken, false)?;
     ensure!(answer == DENIED, "its client has it again: {answer}");
+    ensure!(write_alone(second, "again")? == SHARING_VIOLATION);
     Ok(())
 }

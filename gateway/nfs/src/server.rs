@@ -34,8 +34,6 @@ pub struct NfsOptions {
     pub proxies: sluice_proxy::Proxies,
     /// Where clients' portmappers are asked for the port to tell about granted locks; 111 but in tests.
     pub client_portmap_port: u16,
-    /// How long new locks wait for those that clients take again, after a start or the loss of a node.
-    pub grace: Duration,
 }
 
 impl NfsOptions {
@@ -46,7 +44,6 @@ impl NfsOptions {
             connections_max: 4096,
             proxies: sluice_proxy::Proxies::default(),
             client_portmap_port: PORTMAP_PORT,
-            grace: nlm::GRACE,
         }
     }
 }
@@ -114,7 +111,7 @@ impl NfsHead {
             .find(|p| *p != PORTMAP_PORT)
             .or_else(|| ports().next())
             .unwrap_or(0);
-        let recovery = Recovery::begin(&vfs, options.grace).await;
+        let recovery = Recovery::begin(&vfs).await;
         let head = Arc::new(Head {
             handles: HandleCodec::new(&vfs.handle_key()),
             replies: ReplyCache::new(),

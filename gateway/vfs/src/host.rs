@@ -31,6 +31,8 @@ impl LockHost for Host {
     fn revoked(&self, document: u64) {
         if let Some(inner) = self.0.upgrade() {
             inner.lose_uncommitted(NodeId(document));
+            // Nobody need listen.
+            let _ = inner.rights_lost.send(NodeId(document));
         }
     }
 

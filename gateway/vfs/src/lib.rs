@@ -16,6 +16,7 @@ mod identity;
 mod listener;
 mod listing;
 mod lock_bridge;
+mod lock_notes;
 mod memory;
 mod metrics;
 mod open;
@@ -46,6 +47,7 @@ pub use error::{Conflict, ConflictKind, HolderInfo, VfsError};
 pub use identity::{Caller, Client, ClientId, Identity, Protocol};
 pub use listener::{CacheBreak, CacheListener};
 pub use listing::{TableRow, render_table, rfc3339};
+pub use lock_notes::LockNote;
 pub use memory::Peer;
 pub use metrics::{ByProtocol, Metrics};
 pub use open::{GrantedCache, Open, OpenId, RangeLock, ReadData, Stability};
@@ -61,7 +63,9 @@ pub use sluice_repo::{
     DosAttributes, ExtendedAttribute, NodeId, NodeKind, PackCounts, ShareId, Sid, Space,
     StreamInfo, Timestamp, UserId, Version, in_own_task,
 };
-pub use tree::{CreateMode, DirPage, NfsLock, NfsLockAnswer, RemoveKind, Tree, WriteReceipt};
+pub use tree::{
+    CreateMode, DirPage, NfsLock, NfsLockAnswer, NfsLockHow, RemoveKind, Tree, WriteReceipt,
+};
 pub use upload::{Download, Upload, UploadMode, UploadReceipt};
 pub use vfs::{Vfs, VfsOptions, VfsTimes};
 pub use watch::{Change, ChangeAction, ChangeFilter, Watch};

@@ -214,6 +214,8 @@ pub struct OpenFlags {
     pub poll: bool,
     /// Fail at once if granting would need a break (FILE_COMPLETE_IF_OPLOCKED).
     pub complete_if_oplocked: bool,
+    /// The client takes again what it had before its node was lost (NLM SHARE): passes what is kept for such.
+    pub reclaim: bool,
 }
 
 /// One open as a head states it.

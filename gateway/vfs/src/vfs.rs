@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use sluice_lockmgr::{
     BreakAck, CacheState, ClientId as LockClient, EntryKind, LeaseId, ListFilter, LockService,
-    ResourceId,
+    RECLAIM_GRACE, ResourceId,
 };
 use sluice_repo::call::CallId;
 use sluice_repo::{
@@ -21,6 +21,7 @@ use crate::error::VfsError;
 use crate::host::Host;
 use crate::identity::{Caller, Client, ClientTable, Protocol};
 use crate::lock_bridge::{ActorCache, ack_error};
+use crate::lock_notes::LockNotes;
 use crate::memory::Peer;
 use crate::metrics::Metrics;
 use crate::open::OpenTable;
@@ -42,6 +43,9 @@ pub struct VfsTimes {
     pub idle_commit: Duration,
     /// Pause between two rounds of housekeeping among the nodes.
     pub round: Duration,
+    /// How long after a start documents are kept for NFS clients that had them locked before; in a cluster the nodes agree on
+    /// [`RECLAIM_GRACE`] after each loss.
+    pub reclaim_grace: Duration,
 }
 
 impl Default for VfsTimes {
@@ -50,6 +54,7 @@ impl Default for VfsTimes {
             place_idle: Duration::from_secs(2),
             idle_commit: Duration::from_secs(3),
             round: Duration::from_secs(5),
+            reclaim_grace: RECLAIM_GRACE,
         }
     }
 }
@@ -99,6 +104,9 @@ pub(crate) struct Inner {
     pub(crate) watches: WatchHub,
     pub(crate) logins: LoginGuard,
     pub(crate) orphans: Orphans,
+    pub(crate) lock_notes: LockNotes,
+    /// Documents of which everything was taken away by force.
+    pub(crate) rights_lost: tokio::sync::broadcast::Sender<NodeId>,
     pub(crate) quotas: Quotas,
     /// The node may not act for now; who waits for it to end waits on `thaw`.
     pub(crate) frozen: AtomicBool,
@@ -113,6 +121,9 @@ pub(crate) struct Inner {
 pub struct Vfs {
     pub(crate) inner: Arc<Inner>,
 }
+
+/// Documents of which a listener may be told late.
+const RIGHTS_LOST_MAX: usize = 1024;
 
 const CLEAN_STOP: &str = "vfs.clean_stop.";
 
@@ -162,6 +173,8 @@ impl Vfs {
             watches: WatchHub::default(),
             logins: LoginGuard::default(),
             orphans: Orphans::default(),
+            lock_notes: LockNotes::default(),
+            rights_lost: tokio::sync::broadcast::Sender::new(RIGHTS_LOST_MAX),
             quotas: Quotas::default(),
             frozen: AtomicBool::new(false),
             thaw: tokio::sync::Notify::new(),

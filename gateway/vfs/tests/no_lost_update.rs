@@ -53,7 +53,7 @@ async fn count_over_nfs(tree: Tree, owner: u8) {
             length: u64::MAX,
             exclusive: true,
         };
-        while let Err(error) = tree.lock(node, lock.clone(), false).await {
+        while let Err(error) = tree.lock(node, lock.clone(), NfsLockHow::AtOnce).await {
             assert!(must_retry(&error), "{error}");
             tokio::task::yield_now().await;
         }

@@ -17,15 +17,15 @@ mod pieces;
 mod service;
 mod sinks;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use sluice_lockmgr::{
-    Clock, EpochRegistry, GateHost, GatedLocks, LockHost, LockOptions, Member, MemberId, Now,
-    Ticket,
+    Clock, EpochRegistry, GateHost, GatedLocks, LeftLocks, LockHost, LockOptions, Member, MemberId,
+    Now, Ticket,
 };
 use tokio::sync::{Notify, oneshot};
 
@@ -216,6 +216,25 @@ impl Inner {
         self.send_late();
     }
 
+    fn keep_left(self: &Arc<Self>, left: LeftLocks) {
+        let until = self.now().after(left.ends_in);
+        let node: Arc<str> = Arc::from(left.node);
+        let mut by_machine = BTreeMap::<usize, Vec<u64>>::new();
+        for document in left.documents {
+            let at = self.machines.of(document);
+            by_machine.entry(at).or_default().push(document);
+        }
+        for (at, documents) in by_machine {
+            let event = Event::Left {
+                member: left.member,
+                node: Arc::clone(&node),
+                documents,
+                until,
+            };
+            self.step_at(at, event);
+        }
+    }
+
     fn live(&self, id: MemberId) -> Option<Member> {
         let members = self.members.lock();
         members.iter().rev().find(|m| m.id == id).copied()
@@ -276,6 +295,7 @@ impl ClusterHandler for ClusterLocks {
                     inner.step_all(&Event::NodeUp(member));
                 }
             }
+            ClusterEvent::Left(left) => inner.keep_left(left),
             ClusterEvent::NodeDown(member) => {
                 inner.members_changed(|members| members.remove(&member));
                 inner.late.lock().remove(&member);
@@ -284,7 +304,7 @@ impl ClusterHandler for ClusterLocks {
                 inner.step_all(&Event::NodeDown(member));
             }
             ClusterEvent::Revoked(tokens) => {
-                let mut by_machine = std::collections::BTreeMap::<usize, Vec<_>>::new();
+                let mut by_machine = BTreeMap::<usize, Vec<_>>::new();
                 for token in tokens {
                     let at = inner.machines.of(token.document);
                     by_machine.entry(at).or_default().push(token);

@@ -10,7 +10,7 @@ mod turn;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sluice_lockmgr::{Member, Revoked, ShardMap};
+use sluice_lockmgr::{LeftLocks, Member, Revoked, ShardMap};
 
 pub use cluster::{Cluster, ClusterStatus, JoinError, JoinOptions, PeerStatus, Standing};
 
@@ -26,6 +26,8 @@ pub use crate::transport::links::LinkNote;
 pub enum ClusterEvent {
     /// Another member takes part from now on.
     NodeUp(Member),
+    /// What a former member left behind: told before its `NodeDown`, and before `Shards` that are to be read with it.
+    Left(LeftLocks),
     /// Another member is fenced or has left: nothing of it will count any more, no message from it comes after this.
     NodeDown(Member),
     /// The owners of the shards have changed. Every member that was live when this map was read was told by `NodeUp` before.

@@ -12,10 +12,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use sluice_lockmgr::{
-    ClusterIdentity, EpochRegistry, FenceOutcome, Heartbeat, JoinRequest, Joined, LifeLock, Member,
-    MemberEpoch, MemberId, MemberList, MemberRecord, MemberState, PastMember, PastReason,
-    RegistryError, RegistryHint, RegistryTime, Revocation, Revoked, ShardEpoch, ShardId, ShardMap,
-    shard_of,
+    ClusterIdentity, EpochRegistry, FenceOutcome, Heartbeat, JoinRequest, Joined, LeftLocks,
+    LifeLock, Member, MemberEpoch, MemberId, MemberList, MemberRecord, MemberState, PastMember,
+    PastReason, RECLAIM_GRACE, RegistryError, RegistryHint, RegistryTime, Revocation, Revoked,
+    ShardEpoch, ShardId, ShardMap, shard_of,
 };
 use tokio::sync::{Notify, watch};
 
@@ -39,6 +39,8 @@ struct Tables {
     last_epoch: u64,
     members: BTreeMap<Member, MemberRecord>,
     past: VecDeque<PastMember>,
+    /// Documents with NFS locks of a member's clients.
+    nfs_locked: Vec<(MemberEpoch, u64)>,
     version: u64,
     map: ShardMap,
     mail: HashMap<Member, VecDeque<(Member, Bytes)>>,
@@ -109,6 +111,12 @@ impl MemoryRegistry {
         tables.members.contains_key(&member)
             && ShardEpoch::of_fence(fence) == epoch
             && fence >= forced
+    }
+
+    /// Notes that clients of a member may have NFS locks on a document, as its repository does.
+    pub fn note_locked(&self, member: Member, document: u64) {
+        let mut tables = self.0.tables.lock();
+        tables.nfs_locked.push((member.epoch, document));
     }
 
     /// A document's fence; 0 if it was never forced.
@@ -363,6 +371,24 @@ impl EpochRegistry for Door {
         let tables = self.database.tables.lock();
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         Ok(tables.past.iter().take(limit).cloned().collect())
+    }
+
+    async fn left_locks(&self, known: &[MemberEpoch]) -> Result<Vec<LeftLocks>, RegistryError> {
+        self.apply(|tables, _| {
+            let left = tables.past.iter().filter_map(|past| {
+                let epoch = past.member.epoch;
+                let ended = u64::try_from(tables.now.0 - past.at.0).unwrap_or(0);
+                let ends_in = RECLAIM_GRACE.checked_sub(Duration::from_micros(ended))?;
+                let of_it = tables.nfs_locked.iter().filter(|(of, _)| *of == epoch);
+                (!known.contains(&epoch)).then(|| LeftLocks {
+                    member: past.member,
+                    node: past.name.clone(),
+                    ends_in,
+                    documents: of_it.map(|(_, document)| *document).collect(),
+                })
+            });
+            Ok(left.collect())
+        })
     }
 
     async fn fence_expired(

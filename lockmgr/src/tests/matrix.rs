@@ -30,6 +30,7 @@ fn claims() -> Vec<Claim> {
                     let (access, denies) =
                         (Access::from_bits(bits & 7), Access::from_bits(bits >> 3));
                     all.push(Claim {
+                        reclaims: false,
                         access,
                         denies,
                         protocol,

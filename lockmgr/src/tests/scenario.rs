@@ -123,6 +123,12 @@ impl World {
                     self.table.disconnect(self.now, self.opened(args[0]), keep)
                 ));
             }
+            "kept" => {
+                let holder = crate::listing::left_holder("gw9");
+                let (document, keep) = (resource(args[0]).document, duration(args[1]));
+                self.table
+                    .keep_for_reclaim(self.now, document, &holder, keep);
+            }
             "reclaim" => out.push(self.reclaim(&args)),
             "break-lock" => {
                 out.push(format!(

@@ -403,6 +403,19 @@ BEGIN
     RETURN refuse(i, 0, 0);
 END $$;
 
+-- Documents on which NFS clients of the node may have locks: 'do' is note or forget.
+CREATE FUNCTION op_locked(i bigint, o jsonb, p_epoch bigint) RETURNS answer[] LANGUAGE plpgsql AS $$
+BEGIN
+    IF o->>'do' = 'note' THEN
+        INSERT INTO nfs_locked(epoch, document)
+          SELECT p_epoch, x::bigint FROM jsonb_array_elements_text(o->'documents') AS x ON CONFLICT DO NOTHING;
+    ELSE
+        DELETE FROM nfs_locked AS l WHERE l.epoch = p_epoch
+          AND l.document IN (SELECT x::bigint FROM jsonb_array_elements_text(o->'documents') AS x);
+    END IF;
+    RETURN refuse(i, 0, 0);
+END $$;
+
 -- Access times; those of nodes that someone else is changing are dropped.
 CREATE FUNCTION op_touch(i bigint, o jsonb) RETURNS answer[] LANGUAGE plpgsql AS $$
 BEGIN
@@ -481,6 +494,7 @@ BEGIN
             WHEN 'counter' THEN part := op_counter(i, o);
             WHEN 'setting' THEN part := op_setting(i, o, p_blobs);
             WHEN 'garbage' THEN part := op_garbage(i, o, p_blobs, now_ns);
+            WHEN 'locked' THEN part := op_locked(i, o, p_epoch);
             WHEN 'touch' THEN part := op_touch(i, o);
             WHEN 'calls' THEN
                 DELETE FROM client_call WHERE at < now_ns - 300000000000;

@@ -113,6 +113,8 @@ pub(crate) enum Change {
     },
     ForgetGarbage(Vec<ObjectId>),
     KeepGarbage(Vec<ObjectId>),
+    NoteLocked(NodeId),
+    ForgetLocked(Vec<NodeId>),
     ForgetCalls,
     Touch(HashMap<NodeId, Timestamp>),
 }
@@ -429,6 +431,13 @@ impl Change {
             Change::KeepGarbage(objects) => json!({
                 "k": "garbage", "do": "keep", "objects": blobs.objects(objects.iter().copied()),
             }),
+            Change::NoteLocked(document) => json!({
+                "k": "locked", "do": "note", "documents": [big(document.0)],
+            }),
+            Change::ForgetLocked(documents) => {
+                let documents: Vec<i64> = documents.iter().map(|d| big(d.0)).collect();
+                json!({"k": "locked", "do": "forget", "documents": documents})
+            }
             Change::ForgetCalls => json!({"k": "calls"}),
             Change::Touch(times) => {
                 let times: serde_json::Map<String, Value> = times

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
+use sluice_lockmgr::MemberEpoch;
 use sluice_repo::call::CallId;
 use sluice_repo::{
     Acl, Attributes, CaseMode, ContentId, Cookie, DirEntry, DirPage, ExtendedAttribute, Found,
@@ -487,6 +488,18 @@ pub(crate) async fn abandoned(readers: &Readers) -> Result<Vec<NodeId>> {
             "SELECT o.node FROM orphan o WHERE NOT EXISTS(
                SELECT 1 FROM node_session s WHERE s.member = o.member AND s.epoch = o.epoch)",
             |q| q,
+        )
+        .await?
+        .iter()
+        .map(|row| int(row, 0).map(|node| NodeId(node as u64)))
+        .collect()
+}
+
+pub(crate) async fn locked(readers: &Readers, epoch: MemberEpoch) -> Result<Vec<NodeId>> {
+    readers
+        .rows(
+            "SELECT document FROM nfs_locked WHERE epoch = $1 ORDER BY document",
+            |q| q.bind(big(epoch.0)),
         )
         .await?
         .iter()

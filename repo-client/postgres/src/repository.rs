@@ -742,6 +742,20 @@ impl Repository for PostgresRepository {
             .map(|_| ())
     }
 
+    async fn note_locked(&self, document: NodeId) -> Result<()> {
+        self.change(Change::NoteLocked(document)).await.map(|_| ())
+    }
+
+    async fn forget_locked(&self, documents: Vec<NodeId>) -> Result<()> {
+        self.change(Change::ForgetLocked(documents))
+            .await
+            .map(|_| ())
+    }
+
+    async fn noted_locked(&self) -> Result<Vec<NodeId>> {
+        read::locked(&self.readers, self.me.epoch).await
+    }
+
     async fn keep_garbage(&self, objects: Vec<ObjectId>) -> Result<()> {
         if objects.is_empty() || self.alone {
             return Ok(());

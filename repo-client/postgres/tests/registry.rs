@@ -6,11 +6,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use sluice_lockmgr::{
     ClusterIdentity, EpochRegistry, FenceOutcome, GrantId, JoinRequest, Joined, Member,
-    MemberEpoch, MemberState, PastReason, RegistryError, RegistryHint, Revocation, ShardEpoch,
-    ShardId, shard_of,
+    MemberEpoch, MemberState, PastReason, RECLAIM_GRACE, RegistryError, RegistryHint, Revocation,
+    ShardEpoch, ShardId, shard_of,
 };
+use sluice_repo::{NodeId, RepoError, Repository};
 use sluice_repo_postgres::server::PostgresServer;
-use sluice_repo_postgres::{Database, PostgresRegistry, RegistryOptions};
+use sluice_repo_postgres::{
+    Database, Options as RepositoryOptions, PostgresRegistry, PostgresRepository, RegistryOptions,
+    Writer,
+};
 use sqlx::{Connection, PgConnection};
 
 struct Ground {
@@ -254,6 +258,47 @@ async fn a_dead_process_is_fenced_at_once_and_a_living_one_is_not() {
         registry.past_members(1).await.unwrap()[0].why,
         PastReason::Dead
     );
+}
+
+#[tokio::test]
+async fn what_nfs_clients_of_a_former_member_had_locked_is_told_for_some_time_and_noted_by_members_only()
+ {
+    let ground = Ground::new();
+    let registry = ground.registry().await;
+    let (gone, me) = (
+        join(&registry, "a").await.member,
+        join(&registry, "b").await,
+    );
+    let note = async |member: Member, document: u64| {
+        let database = Database::open(&ground.url).await.unwrap();
+        let options = RepositoryOptions::new(Writer::Member(member));
+        let repository = PostgresRepository::open(database, options).await?;
+        repository.note_locked(NodeId(document)).await
+    };
+    note(gone, 7).await.unwrap();
+    note(gone, 5).await.unwrap();
+    note(me.member, 9).await.unwrap();
+    assert_eq!(
+        registry.left_locks(&[]).await,
+        Ok(vec![]),
+        "both are members"
+    );
+    registry.leave(gone).await.unwrap();
+    assert_eq!(note(gone, 8).await, Err(RepoError::Fenced));
+    let left = registry.left_locks(&[]).await.unwrap();
+    let [left] = left.as_slice() else {
+        panic!("{left:?}");
+    };
+    assert_eq!((left.member, left.node.as_str()), (gone, "a"));
+    assert_eq!(left.documents, [5, 7]);
+    assert!(left.ends_in <= RECLAIM_GRACE && left.ends_in > RECLAIM_GRACE / 2);
+    assert_eq!(registry.left_locks(&[gone.epoch]).await, Ok(vec![]));
+    let mut conn = session(&ground.url).await;
+    sqlx::raw_sql("UPDATE past_member SET at = at - interval '20 seconds'")
+        .execute(&mut conn)
+        .await
+        .unwrap();
+    assert_eq!(registry.left_locks(&[]).await, Ok(vec![]), "it is over");
 }
 
 #[tokio::test]

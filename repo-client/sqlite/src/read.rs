@@ -217,6 +217,16 @@ pub(crate) fn garbage(conn: &Connection, before_s: i64, limit: usize) -> Result<
         .map_err(db)
 }
 
+/// Documents on which NFS clients may have locks.
+pub(crate) fn locked(conn: &Connection) -> Result<Vec<NodeId>> {
+    conn.prepare_cached("SELECT document FROM nfs_locked ORDER BY document")
+        .and_then(|mut s| {
+            s.query_map([], |row| row.get::<_, i64>(0))
+                .and_then(|rows| rows.map(|id| id.map(|id| NodeId(id as u64))).collect())
+        })
+        .map_err(db)
+}
+
 /// Lengths of all documents and streams below a folder, its own streams included.
 pub(crate) fn usage(conn: &Connection, root: NodeId) -> Result<u64> {
     conn.prepare_cached(

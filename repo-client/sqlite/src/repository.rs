@@ -632,6 +632,20 @@ impl Repository for SqliteRepository {
         Ok(false)
     }
 
+    async fn note_locked(&self, document: NodeId) -> Result<()> {
+        self.change(move |tx| accounts::note_locked(tx, document))
+            .await
+    }
+
+    async fn forget_locked(&self, documents: Vec<NodeId>) -> Result<()> {
+        self.change(move |tx| accounts::forget_locked(tx, &documents))
+            .await
+    }
+
+    async fn noted_locked(&self) -> Result<Vec<NodeId>> {
+        self.readers.with(read::locked)
+    }
+
     async fn keep_garbage(&self, _objects: Vec<ObjectId>) -> Result<()> {
         Ok(())
     }

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use sluice_repo::{
-    CaseMode, Group, LastLink, NameRef, NtHash, OnConflict, PasswordVerifier, PolicyRule, ROOT,
-    Replace, RepoError, Repository, Share, ShareId, ShareProtocols, Sid, Squash, User, UserId,
+    CaseMode, Group, LastLink, NameRef, NodeId, NtHash, OnConflict, PasswordVerifier, PolicyRule,
+    ROOT, Replace, RepoError, Repository, Share, ShareId, ShareProtocols, Sid, Squash, User,
+    UserId,
 };
 
 use crate::tools::*;
@@ -147,6 +148,23 @@ pub async fn settings_and_counters_are_kept(repo: &dyn Repository) {
         (Ok(1), Ok(2))
     );
     assert_eq!(repo.next_counter("other").await, Ok(1));
+}
+
+/// Documents with NFS locks are known from the first note to the last word about them.
+pub async fn documents_with_nfs_locks_are_noted(repo: &dyn Repository) {
+    let (one, two) = (NodeId(2), NodeId(u64::MAX >> 1));
+    assert_eq!(repo.noted_locked().await, Ok(vec![]));
+    for document in [two, one, two] {
+        repo.note_locked(document).await.expect("note");
+    }
+    assert_eq!(repo.noted_locked().await, Ok(vec![one, two]));
+    repo.forget_locked(vec![two, NodeId(9)])
+        .await
+        .expect("forget");
+    assert_eq!(repo.noted_locked().await, Ok(vec![one]));
+    repo.forget_locked(vec![]).await.expect("nothing to forget");
+    repo.note_locked(two).await.expect("note again");
+    assert_eq!(repo.noted_locked().await, Ok(vec![one, two]));
 }
 
 /// Nothing that the trait can do leaves a contradiction.

@@ -70,6 +70,7 @@ macro_rules! conformance {
             usage_is_what_is_current_below_a_folder,
             users_groups_shares_and_rules_are_kept,
             settings_and_counters_are_kept,
+            documents_with_nfs_locks_are_noted,
             a_used_repository_checks_clean,
         );
     };

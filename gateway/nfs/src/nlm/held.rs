@@ -1,13 +1,13 @@
 //! What NLM clients hold and wait for: needed to tell a repeated request from a new one and to free all that a client has.
 //! The lock table itself is the file layer's; nothing here grants or refuses.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use sluice_nfs_wire::nlm::Stat;
-use sluice_vfs::{Caller, Client, ClientId, NfsLock, NodeId, Open, ShareId, Tree, Vfs};
+use sluice_vfs::{Caller, Client, ClientId, LockNote, NfsLock, NodeId, Open, ShareId, Tree, Vfs};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -69,9 +69,9 @@ struct ClientState {
     /// Keeps the client known to the file layer, so that a reconnect meets its own locks.
     client: Arc<Client>,
     /// The view through which all of an owner's locks can be given back.
-    owners: HashMap<OwnerKey, Tree>,
+    owners: HashMap<OwnerKey, (Tree, LockNote)>,
     waits: HashMap<WaitKey, Wait>,
-    shares: HashMap<ShareKey, Arc<Open>>,
+    shares: HashMap<ShareKey, (Arc<Open>, LockNote)>,
 }
 
 impl ClientState {
@@ -137,13 +137,14 @@ impl LockManager {
         caller: &Caller,
         place: &Place,
         lock: &NfsLock,
+        note: LockNote,
     ) -> Result<(), Stat> {
         let key = owner_key(place, lock);
         self.with(&caller.client, |state| {
             if !state.owners.contains_key(&key) && state.entries() >= CLIENT_ENTRIES_MAX {
                 return Err(Stat::DeniedNoLocks);
             }
-            state.owners.insert(key, place.tree.clone());
+            state.owners.insert(key, (place.tree.clone(), note));
             Ok(())
         })
     }
@@ -154,6 +155,22 @@ impl LockManager {
             let key = owner_key(place, lock);
             self.with(&caller.client, |state| state.owners.remove(&key));
         }
+    }
+
+    /// Nothing of the clients is left on these documents: the addresses of those who had locks there.
+    pub(super) fn lost(&self, documents: &HashSet<NodeId>) -> HashSet<IpAddr> {
+        let mut clients = self.clients.lock();
+        let mut concerned = HashSet::new();
+        clients.retain(|_, state| {
+            let lost = state
+                .owners
+                .extract_if(|key, _| documents.contains(&key.node));
+            if lost.count() > 0 {
+                concerned.insert(state.client.address);
+            }
+            state.entries() > 0
+        });
+        concerned
     }
 
     /// The answer to a request that is waiting already, if it is: granted meanwhile, or still blocked.
@@ -225,18 +242,20 @@ impl LockManager {
         client: &Arc<Client>,
         key: ShareKey,
         open: Arc<Open>,
+        note: LockNote,
     ) -> Result<Option<Arc<Open>>, Stat> {
         self.with(client, |state| {
             if !state.shares.contains_key(&key) && state.entries() >= CLIENT_ENTRIES_MAX {
                 return Err(Stat::DeniedNoLocks);
             }
-            Ok(state.shares.insert(key, open))
+            Ok(state.shares.insert(key, (open, note)).map(|(open, _)| open))
         })
     }
 
     /// Takes a share reservation out.
     pub(super) fn take_share(&self, client: &Arc<Client>, key: &ShareKey) -> Option<Arc<Open>> {
         self.with(client, |state| state.shares.remove(key))
+            .map(|(open, _)| open)
     }
 
     /// Whether a client that says that it has restarted says so for the first time. Its state grows with each restart.
@@ -266,11 +285,11 @@ impl LockManager {
                 let (Wait::Queued(token) | Wait::Granted(token)) = wait;
                 token.cancel();
             }
-            for (key, tree) in state.owners {
+            for (key, (tree, _)) in state.owners {
                 // A node that is gone holds no locks.
                 let _ = tree.unlock(key.node, &key.owner, 0, u64::MAX).await;
             }
-            for open in state.shares.into_values() {
+            for (open, _) in state.shares.into_values() {
                 let _ = open.close().await;
             }
             vfs.client_gone(&state.client).await;

@@ -23,7 +23,7 @@ use sluice_nfs_wire::nlm::{
 };
 use sluice_nfs_wire::rpc::ReplyHead;
 use sluice_nfs_wire::xdr::{Decoder, Encoder, XdrError};
-use sluice_vfs::{NfsLock, NfsLockAnswer, VfsError};
+use sluice_vfs::{NfsLock, NfsLockAnswer, NfsLockHow, VfsError};
 use tracing::Instrument;
 
 use crate::call::{Call, Place};
@@ -33,7 +33,7 @@ use crate::server::Head;
 use crate::status;
 
 pub(crate) use held::LockManager;
-pub(crate) use recovery::{GRACE, Recovery, recover};
+pub(crate) use recovery::{Recovery, recover};
 
 /// Answers one NLM call.
 pub(crate) async fn answer(
@@ -184,8 +184,12 @@ async fn lock(call: &Call<'_>, args: &LockArgs, version: u32) -> Stat {
     if let Err(error) = recovery.remember(call).await {
         return failure(&error);
     }
-    match place.tree.lock(place.node, lock.clone(), false).await {
-        Ok(()) => match locks.remember(&call.caller, &place, &lock) {
+    let how = match args.reclaim {
+        true => NfsLockHow::Reclaim,
+        false => NfsLockHow::AtOnce,
+    };
+    match place.tree.lock(place.node, lock.clone(), how).await {
+        Ok(note) => match locks.remember(&call.caller, &place, &lock, note) {
             Ok(()) => Stat::Granted,
             Err(stat) => {
                 let _ = place

@@ -1,10 +1,13 @@
 //! What becomes of NLM locks whose node is gone: their clients are told (SM_NOTIFY) and take them again by LOCK with `reclaim`.
 //!
 //! A node that starts tells those that it remembers from before; when a node of the cluster is lost, the first of the others
-//! tells its. For [`GRACE`] after that, and only if there is somebody to tell, new locks are answered DENIED_GRACE_PERIOD, upon
-//! which clients ask again by themselves: they must not overtake one that is taken again. Nothing else waits: what a lost node's
-//! clients had locked is known to nobody. So an open through another protocol, a lock that was being waited for, or one through a
-//! node that has not heard of the loss yet may come before the lock that would have denied it.
+//! tells its. For some time after that ([`Vfs::reclaim_grace`]), and only if there is somebody to tell, new locks are answered
+//! DENIED_GRACE_PERIOD, upon which clients ask again by themselves: they must not overtake one that is taken again. Everybody else,
+//! through whichever protocol and node, is kept off the documents concerned by the lock table itself (`lock_notes.rs` in the file
+//! layer).
+//!
+//! Clients of this node from whom something was taken by force are told in the same way: nothing else tells an NLM client that a
+//! lock is gone. They take all their locks again; those that they still have are granted as they are.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,6 +16,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use sluice_vfs::{Peer, Vfs, VfsError};
 use tokio::sync::Semaphore;
+use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -21,8 +25,8 @@ use super::remembered::{LockClient, Remembered, of_node};
 use crate::call::Call;
 use crate::server::Head;
 
-/// How long new locks wait for those that clients take again: some times the 5 s after which a Linux client asks again.
-pub(crate) const GRACE: Duration = Duration::from_secs(20);
+/// How long further losses by force are waited for before clients are told.
+const LOSSES_PAUSE: Duration = Duration::from_millis(200);
 
 /// Pauses before each attempt to tell a client; some quarter of an hour in all.
 const TELL_PAUSES: [Duration; 9] = [
@@ -58,7 +62,8 @@ pub(crate) struct Recovery {
 
 impl Recovery {
     /// Reads whom to tell. Before the first request is served, so that no lock comes before those that are taken again.
-    pub(crate) async fn begin(vfs: &Vfs, grace: Duration) -> Self {
+    pub(crate) async fn begin(vfs: &Vfs) -> Self {
+        let grace = vfs.reclaim_grace();
         let read = async {
             let start = vfs.next_number(STATE).await?;
             Ok::<_, VfsError>((start, of_node(vfs, vfs.member()).await?))
@@ -113,7 +118,45 @@ pub(crate) async fn recover(head: Arc<Head>, stop: CancellationToken) {
     };
     tokio::select! {
         () = stop.cancelled() => {}
-        ((), ()) = async { tokio::join!(own, watch_nodes(&head)) } => {}
+        () = head.vfs.forget_lock_notes() => {}
+        _ = async { tokio::join!(own, watch_nodes(&head), tell_of_force(&head)) } => {}
+    }
+}
+
+/// Tells clients of this node that locks were taken from them by force.
+async fn tell_of_force(head: &Arc<Head>) {
+    let mut losses = head.vfs.rights_lost();
+    let mut telling = tokio::task::JoinSet::new();
+    loop {
+        let first = losses.recv().await;
+        tokio::time::sleep(LOSSES_PAUSE).await;
+        let mut lost = HashSet::new();
+        let mut next = first;
+        loop {
+            match next {
+                Ok(node) => {
+                    lost.insert(node);
+                }
+                Err(RecvError::Lagged(missed)) => {
+                    warn!(
+                        missed,
+                        "NFS clients are not told of all locks that they have lost"
+                    );
+                }
+                Err(RecvError::Closed) => return,
+            }
+            match losses.try_recv() {
+                Ok(node) => next = Ok(node),
+                Err(_) => break,
+            }
+        }
+        let concerned = head.locks.lost(&lost);
+        let mut clients = head.recovery.remembered.all().await;
+        clients.retain(|client| concerned.contains(&client.address));
+        if !clients.is_empty() {
+            telling.spawn(tell_for(Arc::clone(head), clients));
+        }
+        while telling.try_join_next().is_some() {}
     }
 }
 
@@ -154,7 +197,7 @@ async fn watch_nodes(head: &Arc<Head>) {
     }
 }
 
-/// Tells the clients of a lost node. It tells them once more should it come back: that does no harm.
+/// Tells clients of locks that they lost, with a node or by force. A node tells them once more should it come back: that does no harm.
 async fn tell_for(head: Arc<Head>, clients: Vec<LockClient>) {
     match head.vfs.next_number(STATE).await {
         Ok(number) => {

@@ -61,6 +61,11 @@ impl Remembered {
         }
     }
 
+    /// Those of this start and of before it that were not told yet.
+    pub(super) async fn all(&self) -> Vec<LockClient> {
+        self.list.lock().await.clone()
+    }
+
     /// Stores a client, if it is new since the start.
     pub(super) async fn add(
         &self,

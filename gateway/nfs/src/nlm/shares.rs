@@ -38,6 +38,10 @@ pub(super) async fn share(call: &Call<'_>, args: &ShareArgs) -> Stat {
     if let Err(error) = recovery.remember(call).await {
         return failure(&error);
     }
+    let note = match call.head.vfs.note_lock(place.node).await {
+        Ok(note) => note,
+        Err(error) => return failure(&error),
+    };
     let opened = match place.tree.open(request(&place, args)).await {
         Ok(opened) => opened.open,
         Err(VfsError::Delay) => return Stat::DeniedGracePeriod,
@@ -46,7 +50,7 @@ pub(super) async fn share(call: &Call<'_>, args: &ShareArgs) -> Stat {
     match call
         .head
         .locks
-        .keep_share(&call.caller.client, key, opened.clone())
+        .keep_share(&call.caller.client, key, opened.clone(), note)
     {
         Ok(replaced) => {
             if let Some(replaced) = replaced {
@@ -83,6 +87,7 @@ fn request(place: &Place, args: &ShareArgs) -> OpenRequest {
         new: NewNode::default(),
         flags: OpenFlags {
             poll: true,
+            reclaim: args.reclaim,
             ..OpenFlags::default()
         },
         cache: CacheRequest::None,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_nfs_wire::nlm::{LockArgs, Stat};
-use sluice_vfs::{Caller, NfsLock};
+use sluice_vfs::{Caller, NfsLock, NfsLockHow};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -67,19 +67,22 @@ impl Waiter {
     async fn run(self, cancel: CancellationToken) {
         let locked = tokio::select! {
             () = cancel.cancelled() => return,
-            locked = self.place.tree.lock(self.place.node, self.lock.clone(), true) => locked,
+            locked = self.place.tree.lock(self.place.node, self.lock.clone(), NfsLockHow::Wait) => locked,
         };
         let locks = &self.head.locks;
-        if let Err(error) = locked {
-            debug!(%error, "waiting NLM lock given up");
-            locks.settle(&self.caller.client, &self.key);
-            return;
-        }
+        let note = match locked {
+            Ok(note) => note,
+            Err(error) => {
+                debug!(%error, "waiting NLM lock given up");
+                locks.settle(&self.caller.client, &self.key);
+                return;
+            }
+        };
         let Some(told) = locks.granted(&self.caller.client, &self.key) else {
             return self.give_back().await;
         };
         if locks
-            .remember(&self.caller, &self.place, &self.lock)
+            .remember(&self.caller, &self.place, &self.lock, note)
             .is_err()
         {
             locks.settle(&self.caller.client, &self.key);

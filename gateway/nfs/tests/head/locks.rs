@@ -10,8 +10,13 @@ use sluice_nfs_wire::record::{RecordReader, single_fragment_header};
 use sluice_nfs_wire::rpc::{self, Incoming, ReplyHead};
 use sluice_nfs_wire::xdr::{Decoder, Encoder, Opaque, Xdr, XdrError};
 use sluice_nfs_wire::{nsm, portmap};
+use sluice_vfs::{
+    AccessMask, CacheRequest, Disposition, NewNode, NodeType, OpenFlags, OpenRequest, RelPath,
+    ShareMode, Target, VfsError,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::time::Instant;
 
 use crate::client::{Client, fresh_xid};
 use crate::server::Server;
@@ -385,11 +390,8 @@ async fn a_client_that_says_over_udp_that_it_has_restarted_has_no_locks_of_befor
     );
 }
 
-#[tokio::test]
-async fn a_share_reservation_denies_what_it_says() {
-    let server = Server::start().await;
-    let (mut a, mut b, file) = two(&server).await;
-    let share = |machine: &str, mode, access| ShareArgs {
+fn share_args(file: &FileHandle, machine: &str, mode: u32, access: u32) -> ShareArgs {
+    ShareArgs {
         cookie: Opaque::copy_of("c"),
         caller_name: Opaque::copy_of(machine),
         file: file.clone(),
@@ -397,24 +399,38 @@ async fn a_share_reservation_denies_what_it_says() {
         mode,
         access,
         reclaim: false,
-    };
-    async fn call(client: &mut Client, procedure: Procedure, args: &ShareArgs) -> Stat {
-        let (_, results) = client
-            .call(nlm::PROGRAM, VERSION, procedure as u32, args)
-            .await;
-        results.last::<ShareRes>().expect("nlm4_shareres").stat
     }
-    let (reads_alone, writes) = (share("client-a", 2, 1), share("client-b", 0, 2));
+}
+
+async fn share(client: &mut Client, procedure: Procedure, args: &ShareArgs) -> Stat {
+    let (_, results) = client
+        .call(nlm::PROGRAM, VERSION, procedure as u32, args)
+        .await;
+    results.last::<ShareRes>().expect("nlm4_shareres").stat
+}
+
+#[tokio::test]
+async fn a_share_reservation_denies_what_it_says() {
+    let server = Server::start().await;
+    let (mut a, mut b, file) = two(&server).await;
+    let reads_alone = share_args(&file, "client-a", 2, 1);
+    let writes = share_args(&file, "client-b", 0, 2);
     assert_eq!(
-        call(&mut a, Procedure::Share, &reads_alone).await,
+        share(&mut a, Procedure::Share, &reads_alone).await,
         Stat::Granted
     );
-    assert_ne!(call(&mut b, Procedure::Share, &writes).await, Stat::Granted);
-    assert_eq!(
-        call(&mut a, Procedure::Unshare, &reads_alone).await,
+    assert_ne!(
+        share(&mut b, Procedure::Share, &writes).await,
         Stat::Granted
     );
-    assert_eq!(call(&mut b, Procedure::Share, &writes).await, Stat::Granted);
+    assert_eq!(
+        share(&mut a, Procedure::Unshare, &reads_alone).await,
+        Stat::Granted
+    );
+    assert_eq!(
+        share(&mut b, Procedure::Share, &writes).await,
+        Stat::Granted
+    );
 }
 
 #[tokio::test]
@@ -483,6 +499,104 @@ async fn clients_of_a_restarted_server_are_told_and_take_their_locks_again_befor
         }
         assert_eq!(answer, Stat::Denied, "the first client has it again");
     }
+}
+
+/// An SMB open for writing that lets nobody else write.
+async fn write_alone(server: &Server, name: &str) -> Result<(), VfsError> {
+    let request = OpenRequest {
+        target: Target::Path(RelPath::parse(name, '/').expect("a path")),
+        stream: None,
+        access: AccessMask(AccessMask::WRITE_DATA),
+        share: ShareMode {
+            read: true,
+            write: false,
+            delete: false,
+        },
+        disposition: Disposition::Open,
+        node_type: NodeType::NotDirectory,
+        new: NewNode::default(),
+        flags: OpenFlags::default(),
+        cache: CacheRequest::None,
+        listener: None,
+    };
+    let opened = server.smb().open(request).await?;
+    opened.open.close().await.map(drop)
+}
+
+#[tokio::test]
+async fn after_a_restart_no_other_protocol_comes_before_a_lock_that_is_taken_again() {
+    let server = Server::start().await;
+    let (mut a, _, file) = two(&server).await;
+    let root = a.root().await;
+    let left = a.new_file(&root, "left").await;
+    let reserved = a.new_file(&root, "reserved").await;
+    a.new_file(&root, "free").await;
+    let of_a = range(&file, "client-a", 0, 10, false);
+    assert_eq!(lock(&mut a, &of_a).await, Stat::Granted);
+    let of_left = range(&left, "client-a", 0, 10, false);
+    assert_eq!(lock(&mut a, &of_left).await, Stat::Granted);
+    let alone = share_args(&reserved, "client-a", 2, 2);
+    assert_eq!(share(&mut a, Procedure::Share, &alone).await, Stat::Granted);
+    assert_eq!(server.noted().await, 3);
+    let server = server.restart().await;
+    let before = Instant::now();
+    for name in ["locked", "left", "reserved"] {
+        let refused = write_alone(&server, name).await.expect_err(name);
+        assert!(matches!(refused, VfsError::Conflict(_)), "{refused}");
+    }
+    write_alone(&server, "free").await.expect("nobody had it");
+    let mut a = Client::connect_as(server.address, "client-a", 1000).await;
+    let again = LockArgs {
+        reclaim: true,
+        ..of_a
+    };
+    assert_eq!(lock(&mut a, &again).await, Stat::Granted);
+    let alone = ShareArgs {
+        reclaim: true,
+        ..alone
+    };
+    assert_eq!(share(&mut a, Procedure::Share, &alone).await, Stat::Granted);
+    while write_alone(&server, "left").await.is_err() {
+        assert!(before.elapsed().as_secs() < 20, "it ends");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    for name in ["locked", "reserved"] {
+        write_alone(&server, name).await.expect_err("taken again");
+    }
+}
+
+#[tokio::test]
+async fn clients_are_told_of_what_was_taken_from_them_by_force_and_keep_the_rest() {
+    let monitor = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
+    let port = monitor.local_addr().expect("address").port();
+    let server = Server::start_with_callbacks(port).await;
+    let (mut a, mut b, file) = two(&server).await;
+    let root = a.root().await;
+    let other = a.new_file(&root, "other").await;
+    let (of_a, of_b) = (
+        range(&file, "client-a", 0, 10, false),
+        range(&file, "client-b", 0, 10, false),
+    );
+    let kept = range(&other, "client-a", 0, 10, false);
+    assert_eq!(lock(&mut a, &of_a).await, Stat::Granted);
+    assert_eq!(lock(&mut a, &kept).await, Stat::Granted);
+    let document = file.0.get(8..16).expect("a handle names its document");
+    let document = u64::from_be_bytes(document.try_into().expect("eight bytes"));
+    server.locks.take_by_force(document).await;
+    assert_eq!(lock(&mut b, &of_b).await, Stat::Granted, "it is free");
+    let told = take_notice(&monitor).await;
+    assert_eq!(&told.name.0[..], b"127.0.0.1");
+    // Told so, a client takes all its locks again.
+    let again = |args: LockArgs| LockArgs {
+        reclaim: true,
+        ..args
+    };
+    assert_eq!(lock(&mut a, &again(of_a)).await, Stat::Denied);
+    assert_eq!(lock(&mut a, &again(kept.clone())).await, Stat::Granted);
+    let of_b = range(&other, "client-b", 0, 10, false);
+    assert_eq!(lock(&mut b, &of_b).await, Stat::Denied);
+    assert_eq!(unlock(&mut a, &kept).await, Stat::Granted);
+    assert_eq!(lock(&mut b, &of_b).await, Stat::Granted, "it was one lock");
 }
 
 #[tokio::test]

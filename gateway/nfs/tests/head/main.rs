@@ -8,3 +8,4 @@ mod names;
 mod protocol;
 mod retries;
 mod server;
+mod spy;

@@ -4,17 +4,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice_lockmgr::{LocalLocks, LockOptions, MonotonicClock};
 use sluice_nfs::{NfsHead, NfsOptions};
 use sluice_repo::{
     AttributeChange, CaseMode, ROOT, Repository, Share, ShareId, ShareProtocols, Squash,
 };
 use sluice_repo_content::{Folder, Options as ContentOptions, Store};
 use sluice_repo_sqlite::{Options as SqliteOptions, SqliteRepository};
-use sluice_vfs::{Vfs, VfsOptions, VfsTimes};
+use sluice_vfs::{Caller, Identity, Protocol, Sid, Tree, Vfs, VfsOptions, VfsTimes};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+use crate::spy::SpyLocks;
 
 /// A writer's place is given up after this; short, so that tests need not wait long.
 const PLACE_IDLE: Duration = Duration::from_millis(300);
@@ -26,6 +27,7 @@ pub struct Server {
     pub address: SocketAddr,
     folder: TempDir,
     vfs: Vfs,
+    pub locks: Arc<SpyLocks>,
     repository: Arc<dyn Repository>,
     stop: CancellationToken,
     running: JoinHandle<()>,
@@ -52,35 +54,61 @@ impl Server {
         let folder_store = Folder::open(&content_folder).expect("a content folder");
         let content =
             Store::new(Arc::new(folder_store), ContentOptions::default()).expect("content");
+        let locks = SpyLocks::new();
         let vfs = Vfs::new(VfsOptions {
             repository: repository.clone(),
             content: Arc::new(content),
-            locks: Arc::new(LocalLocks::new(
-                LockOptions::default(),
-                Arc::new(MonotonicClock::default()),
-            )),
+            locks: locks.clone(),
             node: "test".to_owned(),
             member: 0,
             times: VfsTimes {
                 place_idle: PLACE_IDLE,
+                reclaim_grace: GRACE,
                 ..VfsTimes::default()
             },
         });
         let vfs = vfs.await.expect("a file layer");
+        vfs.keep_left_locks().await.expect("reads what was locked");
         let mut options = NfsOptions::new(vec![SocketAddr::from(([127, 0, 0, 1], 0))]);
         options.client_portmap_port = callback_port;
-        options.grace = GRACE;
         let head = NfsHead::bind(vfs.clone(), options).await.expect("binds");
         let stop = CancellationToken::new();
         Self {
             address: head.addresses()[0],
             folder,
             vfs,
+            locks,
             repository,
             running: tokio::spawn(head.serve(stop.clone())),
             stop,
             callback_port,
         }
+    }
+
+    /// The share as an SMB client of another machine sees it.
+    pub fn smb(&self) -> Tree {
+        let share = self.vfs.share(Protocol::Smb, "docs").expect("offered");
+        let address = [127, 0, 0, 9].into();
+        let client = self.vfs.client(Protocol::Smb, address, "pc", [9; 16]);
+        let identity = Arc::new(Identity {
+            user: None,
+            name: "ann".to_owned(),
+            uid: 1000,
+            gid: 1000,
+            gids: Vec::new(),
+            groups: Vec::new(),
+            sid: Sid("S-1-5-21-1-2-3-1000".to_owned()),
+            group_sids: Vec::new(),
+            admin: false,
+        });
+        let caller = Caller { identity, client };
+        self.vfs.tree(&share, caller).expect("comes in")
+    }
+
+    /// Documents that are noted as locked.
+    pub async fn noted(&self) -> usize {
+        let noted = self.repository.noted_locked().await;
+        noted.expect("reads").len()
     }
 
     /// Stops the head, then everything below it.
@@ -122,7 +150,7 @@ async fn publish(repository: &dyn Repository) {
         comment: String::new(),
         root: ROOT,
         protocols: ShareProtocols {
-            smb: false,
+            smb: true,
             nfs: true,
             ftp: false,
         },

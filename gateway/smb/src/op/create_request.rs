@@ -137,6 +137,7 @@ pub(super) fn to_vfs(
             backup_intent: request.has(wire::OPT_OPEN_FOR_BACKUP_INTENT),
             poll: false,
             complete_if_oplocked: request.has(wire::OPT_COMPLETE_IF_OPLOCKED),
+            reclaim: false,
         },
         cache: cache_request(ctx, request, contexts.lease),
         listener: Some(listener.clone()),

@@ -524,6 +524,9 @@ pass_on! {
     setting_or(key: &str, value: Bytes) -> Bytes;
     next_counter(key: &str) -> u64;
     carried_out(call: CallId) -> bool;
+    note_locked(document: NodeId) -> ();
+    forget_locked(documents: Vec<NodeId>) -> ();
+    noted_locked() -> Vec<NodeId>;
     abandoned_orphans() -> Vec<NodeId>;
     node_count() -> u64;
     garbage(age_s: u64, limit: usize) -> Vec<ObjectId>;

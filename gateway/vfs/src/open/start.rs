@@ -322,6 +322,7 @@ impl Tree {
             touches_ranges: false,
             writers: plan.policy.writers,
             on_conflict: plan.on_conflict,
+            reclaim: request.flags.reclaim,
             cache: self.cache_wanted(plan.cache(request)),
             sink: Some(sink.clone()),
         };

@@ -79,6 +79,17 @@ pub struct NfsLock {
     pub exclusive: bool,
 }
 
+/// What becomes of a request for an NFS lock that others stand in the way of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NfsLockHow {
+    /// It is refused.
+    AtOnce,
+    /// It waits; the future is dropped to cancel.
+    Wait,
+    /// It is refused; but the owner had the lock before its node was lost, and passes what is kept for such.
+    Reclaim,
+}
+
 /// Answer to a test for an NFS lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NfsLockAnswer {

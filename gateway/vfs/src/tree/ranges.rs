@@ -9,8 +9,9 @@ use sluice_repo::NodeId;
 
 use crate::error::{ConflictKind, VfsError};
 use crate::lock_bridge::{denied, holder_info};
+use crate::lock_notes::LockNote;
 use crate::request::AccessMask;
-use crate::tree::{NfsLock, NfsLockAnswer, Tree};
+use crate::tree::{NfsLock, NfsLockAnswer, NfsLockHow, Tree};
 use crate::vfs::Inner;
 
 const OWNER_BYTES_MAX: usize = 1024;
@@ -50,9 +51,14 @@ impl RangeOwners {
 }
 
 impl Tree {
-    /// Locks a range for an NFS owner. With `wait` it queues (the future is dropped to cancel); without, a conflict is told at once.
-    /// An owner's own overlapping locks are replaced, split and merged as POSIX does.
-    pub async fn lock(&self, node: NodeId, lock: NfsLock, wait: bool) -> Result<(), VfsError> {
+    /// Locks a range for an NFS owner, whose own overlapping locks are replaced, split and merged as POSIX does. The note is to be kept
+    /// as long as the owner may have something locked on the document.
+    pub async fn lock(
+        &self,
+        node: NodeId,
+        lock: NfsLock,
+        how: NfsLockHow,
+    ) -> Result<LockNote, VfsError> {
         let attributes = self.document(node).await?;
         let policy = self.policy_of(node).await?;
         if lock.exclusive {
@@ -61,14 +67,18 @@ impl Tree {
             self.require(&attributes, AccessMask::READ_DATA).await?;
         }
         let mut request = self.owned_range(node, &lock)?;
-        if wait {
-            request.on_conflict = lm::OnConflict::Wait(None);
+        match how {
+            NfsLockHow::AtOnce => {}
+            NfsLockHow::Wait => request.on_conflict = lm::OnConflict::Wait(None),
+            NfsLockHow::Reclaim => request.reclaim = true,
         }
+        let (notes, repo) = (&self.inner().lock_notes, &self.inner().repo);
+        let note = notes.note(repo.as_ref(), node).await?;
         self.inner()
             .range_owners
             .remember(request.owner, &lock.owner);
         let answer = self.inner().locks.lock_owned(request).await;
-        answer.map_err(|denial| {
+        answer.map(|()| note).map_err(|denial| {
             let protocol = self.caller().client.protocol;
             self.inner()
                 .refused(protocol, denied(denial, ConflictKind::RangeLock))

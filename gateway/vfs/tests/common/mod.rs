@@ -30,6 +30,7 @@ pub fn times() -> VfsTimes {
         place_idle: Duration::from_secs(2),
         idle_commit: Duration::from_secs(3600),
         round: Duration::from_millis(100),
+        ..VfsTimes::default()
     }
 }
 

@@ -145,6 +145,9 @@ impl TokenMachine {
     /// `coming`: the token that its holder is about to bring.
     fn ask(&mut self, document: u64, asked: Asked, coming: Option<GrantId>) {
         let Some(coordination) = self.coordination(document) else {
+            if self.is_left(document) {
+                return self.become_central(document, Vec::new(), VecDeque::from([asked]));
+            }
             let from = asked.from;
             self.give(document, from, None, VecDeque::new());
             return;
@@ -416,7 +419,7 @@ impl TokenMachine {
             return;
         };
         let one = queue.iter().all(|asked| asked.from == first);
-        if states.is_empty() && one && !pinned {
+        if states.is_empty() && one && !pinned && !self.is_left(document) {
             self.give(document, first, None, queue);
         } else {
             self.become_central(document, states, queue);
@@ -446,6 +449,7 @@ impl TokenMachine {
             Some(coordination) => coordination.mode = mode,
             none => *none = Some(Coordination::new(mode)),
         }
+        self.keep_left(document);
         self.effects.push(Effect::Admit {
             document,
             term: None,
@@ -597,6 +601,7 @@ impl TokenMachine {
         if let Some(coordination) = self.coordination(document) {
             coordination.mode = mode;
         }
+        self.keep_left(document);
         self.set_timer(self.options.look_every, document);
         for asked in queue {
             self.evaluate(document, asked);

@@ -1,7 +1,10 @@
 //! What happens to a token machine, and what it wants done.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::Bytes;
-use sluice_lockmgr::{GrantId, Member, MemberId, Revoked, ShardId, ShardOwner};
+use sluice_lockmgr::{GrantId, Member, MemberId, Now, Revoked, ShardId, ShardOwner};
 
 use super::message::{Part, RequestId, TokenMessage};
 
@@ -117,6 +120,18 @@ pub enum Event {
     /// The registry says that tokens of this machine's documents were taken away by force. To be told before the renewal that
     /// brought it prolongs the lease, also while frozen.
     Revoked(Vec<Revoked>),
+    /// Clients of a former member had NFS locks on these documents, and may take them again until then. To be told before that
+    /// member's `NodeDown`, and before the `Shards` that make this node their owner.
+    Left {
+        /// Which incarnation.
+        member: Member,
+        /// Its node's name.
+        node: Arc<str>,
+        /// Which documents.
+        documents: Vec<u64>,
+        /// Until when.
+        until: Now,
+    },
     /// Another member takes part.
     NodeUp(Member),
     /// A member is fenced or has left.
@@ -169,6 +184,15 @@ pub enum Effect {
         document: u64,
         /// The answer.
         answer: Bytes,
+    },
+    /// Keep a document for NFS clients that take locks again; its gate is open, or opens next.
+    KeepForReclaim {
+        /// Which.
+        document: u64,
+        /// The node that they had them through.
+        node: Arc<str>,
+        /// For how long.
+        keep: Duration,
     },
     /// Open the gate. First put in what is given, without checks.
     Admit {

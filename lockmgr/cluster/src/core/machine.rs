@@ -123,6 +123,12 @@ impl TokenMachine {
                 self.assert_all();
             }
             Event::Revoked(tokens) => self.revoked_by_registry(tokens),
+            Event::Left {
+                member,
+                node,
+                documents,
+                until,
+            } => self.left(member, &node, &documents, until),
             Event::NodeUp(member) => self.node_up(member),
             Event::NodeDown(member) => self.node_down(member),
             Event::Shards(owners) => {
@@ -270,6 +276,7 @@ impl TokenMachine {
             } => self.fenced(document, grant, fence),
             Event::Tick => self.tick(),
             Event::Revoked(_)
+            | Event::Left { .. }
             | Event::NodeUp(_)
             | Event::NodeDown(_)
             | Event::Shards(_)

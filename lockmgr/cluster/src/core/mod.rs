@@ -14,10 +14,12 @@
 //!   had asked and was not answered it asks again.
 //! - What a node has at a coordinator it keeps as a copy (**mirror**), renewed in the same message that tells of the change. So
 //!   a change that a node has heard of outlives the coordinator, and one that it has not heard of never happened.
-//! - Nothing of a member counts after its `NodeDown`.
+//! - Nothing of a member counts after its `NodeDown`. What its clients had locked over NFS they may take again: those documents
+//!   are decided about by their coordinators only, who keep them for that (`left.rs`).
 
 mod coordinator;
 mod effect;
+mod left;
 mod machine;
 mod message;
 mod node;

@@ -7,6 +7,7 @@ use sluice_lockmgr::{GrantId, Member, ShardEpoch, ShardId};
 
 use super::coordinator::{Coordination, Mode, Parts};
 use super::effect::Effect;
+use super::left::Left;
 use super::machine::TokenMachine;
 use super::message::{Body, Claim, Held, RequestId};
 use super::node::NodeSide;
@@ -44,6 +45,8 @@ pub(super) struct Shard {
     pub docs: BTreeMap<u64, Doc>,
     /// Documents whose fence was raised by force in this epoch.
     pub forced: BTreeMap<u64, u64>,
+    /// Documents that are kept for NFS clients of lost nodes.
+    pub left: BTreeMap<u64, Left>,
     /// Tokens that were taken away before they were here: what brings them is still on its way.
     pub void: BTreeSet<GrantId>,
     /// The latest token that came: they come in their order.
@@ -149,7 +152,7 @@ impl TokenMachine {
 
     /// A newer owner of a shard is known.
     pub(super) fn learn(&mut self, id: ShardId, owner: Option<Member>, epoch: ShardEpoch) {
-        let me = self.me;
+        let (me, now) = (self.me, self.now);
         let shard = self.shard_mut(id);
         if epoch <= shard.epoch {
             return;
@@ -158,6 +161,7 @@ impl TokenMachine {
         let before = shard.owner;
         (shard.owner, shard.epoch) = (owner, epoch);
         shard.forced.clear();
+        shard.left.retain(|_, left| left.until > now);
         if lost {
             self.relinquish(id);
         }
@@ -233,6 +237,8 @@ impl TokenMachine {
             return;
         };
         let shard = sluice_lockmgr::shard_of(document);
+        // Where one node is alone, no other had anything.
+        self.shard_mut(shard).left.remove(&document);
         for (other, grant) in claimed.alone {
             // Can't be: a token is given after the one before came back. If it is, the later one counts.
             self.say(other, shard, Body::Revoked { document, grant });

@@ -64,6 +64,11 @@ impl Inner {
     /// The effects on the gate.
     fn move_gate(self: &Arc<Self>, effect: Effect) {
         match effect {
+            Effect::KeepForReclaim {
+                document,
+                node,
+                keep,
+            } => self.locks.keep_for_reclaim(document, &node, keep),
             Effect::Admit {
                 document,
                 term,

@@ -249,6 +249,7 @@ impl Cluster {
                 clock: Arc::clone(&self.clock),
                 validity: Arc::clone(&self.validity),
                 inputs: self.inputs.clone(),
+                left_known: Arc::default(),
                 milestones: self.milestones.clone(),
             };
             tokio::spawn(driver.run(fresh.life, fresh.heard, fresh.notes));

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use sluice_lockmgr::{
-    EpochRegistry, LifeLock, Member, MemberList, MemberState, RegistryError, RegistryHint, ShardMap,
+    EpochRegistry, LifeLock, Member, MemberEpoch, MemberList, MemberState, RegistryError,
+    RegistryHint, ShardMap,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -47,6 +48,8 @@ pub(super) struct Driver {
     pub clock: Arc<dyn LeaseClock>,
     pub validity: Arc<Validity>,
     pub inputs: mpsc::UnboundedSender<Input>,
+    /// Former members whose [`Input::Left`] was sent.
+    pub left_known: Arc<Mutex<Vec<MemberEpoch>>>,
     pub milestones: watch::Sender<Milestones>,
 }
 
@@ -104,7 +107,8 @@ impl Driver {
             }
             Output::Look { map } => {
                 let asked = self.clock.now_ms();
-                self.ask(async move { look(registry, asked, map).await });
+                let (inputs, known) = (self.inputs.clone(), Arc::clone(&self.left_known));
+                self.ask(async move { look(registry, asked, map, (inputs, known)).await });
             }
             Output::FenceExpired { victim, expires } => self.ask(async move {
                 let result = bounded(registry.fence_expired(me, victim, expires)).await;
@@ -174,7 +178,10 @@ impl Driver {
                     "this node's right on documents was taken away by force, as it did not give them back in time"
                 );
             }
-            ClusterEvent::NodeUp(_) | ClusterEvent::Shards(_) => {}
+            ClusterEvent::Left(left) if !left.documents.is_empty() => {
+                tracing::info!(node = %left.node, documents = left.documents.len(), "documents are kept for the NFS clients of a node that is gone: they may take their locks again");
+            }
+            ClusterEvent::Left(_) | ClusterEvent::NodeUp(_) | ClusterEvent::Shards(_) => {}
         }
         let lost = event == ClusterEvent::Lost;
         self.handler.event(event);
@@ -276,14 +283,26 @@ pub(super) async fn bounded<T>(
     }
 }
 
-/// Reads the map, if wanted, before the members: whoever owns or was given something by that map is in that list, or gone.
-async fn look(registry: Arc<dyn EpochRegistry>, asked: Ms, map: bool) -> Input {
+/// Reads the map, if wanted, before the members: whoever owns or was given something by that map is in that list, or gone. What
+/// the gone left behind is read last, and told first.
+async fn look(
+    registry: Arc<dyn EpochRegistry>,
+    asked: Ms,
+    map: bool,
+    (inputs, known): (mpsc::UnboundedSender<Input>, Arc<Mutex<Vec<MemberEpoch>>>),
+) -> Input {
     let read = async {
         let map: Option<ShardMap> = match map {
             true => Some(registry.shard_map().await?),
             false => None,
         };
         let list: MemberList = registry.members().await?;
+        let heard = known.lock().clone();
+        for left in registry.left_locks(&heard).await? {
+            known.lock().push(left.member.epoch);
+            // Nobody waits for it any more once the driver has ended.
+            let _ = inputs.send(Input::Left(left));
+        }
         Ok((map, list))
     };
     let result = bounded(read).await;

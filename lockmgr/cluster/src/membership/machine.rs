@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_lockmgr::{
-    FenceOutcome, Heartbeat, Member, MemberList, MemberRecord, MemberState, RegistryError,
-    RegistryTime, ShardMap,
+    FenceOutcome, Heartbeat, LeftLocks, Member, MemberList, MemberRecord, MemberState,
+    RegistryError, RegistryTime, ShardMap,
 };
 
 use super::ClusterEvent;
@@ -78,6 +78,8 @@ pub enum Input {
         /// How.
         result: Result<Heartbeat, RegistryError>,
     },
+    /// What a former member left behind: to be told before what the look shows that found it.
+    Left(LeftLocks),
     /// A look: the map (if it was asked for) was read before the members.
     Looked {
         /// When it was asked for.
@@ -343,6 +345,7 @@ impl Machine {
         match input {
             Input::Tick => {}
             Input::Renewed { sent, result } => self.renewed(now, sent, result, &mut out),
+            Input::Left(left) => out.push(Output::Tell(ClusterEvent::Left(left))),
             Input::Looked { asked, result } => self.looked(now, asked, result, &mut out),
             Input::FenceTried { victim, result } => self.fence_tried(now, victim, result),
             Input::ShardsMoved => {

@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use sluice_lockmgr::{
-    Actor, ClientId, Clock, EpochRegistry, Holder, LockOptions, Member, MemberEpoch, MemberId, Now,
-    Protocol, ShardEpoch, ShardMap, ShardOwner, shard_of,
+    Actor, ClientId, Clock, EpochRegistry, Holder, LeftLocks, LockOptions, Member, MemberEpoch,
+    MemberId, Now, Protocol, ShardEpoch, ShardMap, ShardOwner, shard_of,
 };
 use sluice_lockmgr_cluster::core::TokenOptions;
 use sluice_lockmgr_cluster::locks::{ClusterLocks, ClusterOptions};
@@ -148,6 +148,18 @@ impl Cluster {
         let map = Arc::new(self.map.clone());
         for node in self.nodes.iter().filter(|n| n.alive) {
             node.locks.event(ClusterEvent::Shards(Arc::clone(&map)));
+        }
+    }
+
+    /// What NFS clients of a node had locked is told to the others, as right before they hear that it is gone.
+    pub fn left(&self, at: usize, documents: &[u64], ends_in: Duration) {
+        for node in self.nodes.iter().filter(|n| n.alive) {
+            node.locks.event(ClusterEvent::Left(LeftLocks {
+                member: self.nodes[at].member,
+                node: format!("lost{at}"),
+                ends_in,
+                documents: documents.to_vec(),
+            }));
         }
     }
 

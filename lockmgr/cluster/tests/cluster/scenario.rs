@@ -10,11 +10,12 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use sluice_lockmgr::{
     Actor, BreakAck, BreakNotice, ByteRange, CacheRequest, CacheSink, Closed, Denial, GrantKey,
-    IoRequest, LockService, OpenRef, OpenRequest, Opened, OwnedRangeRequest, PlaceRequest,
-    Protocol, RangeLock, RangeOwner, RangeRequest, ResourceId, RevokeReason, ShareMode, StatOpen,
-    Writers,
+    IoRequest, LeftLocks, LockService, Member, MemberEpoch, MemberId, OpenRef, OpenRequest, Opened,
+    OwnedRangeRequest, PlaceRequest, Protocol, RangeLock, RangeOwner, RangeRequest, ResourceId,
+    RevokeReason, ShareMode, StatOpen, Writers,
 };
 use sluice_lockmgr_cluster::locks::ClusterLocks;
+use sluice_lockmgr_cluster::membership::{ClusterEvent, ClusterHandler};
 
 use words::{
     Args, access, byte_range, cache_request, cache_state, called_back, deletion, duration, flag,
@@ -184,6 +185,20 @@ impl World {
                     granted(&opens, &name, locks.reclaim(open, actor, Some(sink)).await)
                 };
                 out.push(self.say(args[0], call).await);
+            }
+            "kept" => {
+                let document = self.resource(args[0]).document;
+                for node in &self.cluster.nodes {
+                    node.locks.event(ClusterEvent::Left(LeftLocks {
+                        member: Member {
+                            id: MemberId(9),
+                            epoch: MemberEpoch(9),
+                        },
+                        node: String::from("gw9"),
+                        ends_in: duration(args[1]),
+                        documents: vec![document],
+                    }));
+                }
             }
             "after" => self.cluster.after(duration(args[0])).await,
             "show" => out.extend(self.show(args[0]).await),

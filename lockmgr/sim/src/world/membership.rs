@@ -157,6 +157,8 @@ impl World {
 
     fn cluster_event(&mut self, member: Member, event: ClusterEvent) {
         let event = match event {
+            // Nobody here has NFS locks.
+            ClusterEvent::Left(_) => return,
             ClusterEvent::NodeUp(other) => TokenEvent::NodeUp(other),
             ClusterEvent::NodeDown(other) => TokenEvent::NodeDown(other),
             ClusterEvent::Frozen => {

@@ -1,11 +1,14 @@
 //! Members: their lives from joining to leaving or being fenced.
 
+use std::time::Duration;
+
 use sluice_lockmgr::{
-    ClusterIdentity, FenceOutcome, GrantId, Heartbeat, JoinRequest, Joined, Member, MemberEpoch,
-    MemberId, MemberList, MemberRecord, MemberState, PastMember, PastReason, RegistryError,
-    RegistryTime, Revoked, ShardEpoch,
+    ClusterIdentity, FenceOutcome, GrantId, Heartbeat, JoinRequest, Joined, LeftLocks, Member,
+    MemberEpoch, MemberId, MemberList, MemberRecord, MemberState, PastMember, PastReason,
+    RECLAIM_GRACE, RegistryError, RegistryTime, Revoked, ShardEpoch,
 };
 use sqlx::postgres::PgRow;
+use sqlx::postgres::types::PgInterval;
 use sqlx::{PgConnection, Row};
 
 use super::stock::commit;
@@ -115,12 +118,8 @@ impl PostgresRegistry {
         })
     }
 
-    fn lease(&self) -> sqlx::postgres::types::PgInterval {
-        sqlx::postgres::types::PgInterval {
-            months: 0,
-            days: 0,
-            microseconds: i64::try_from(self.options.lease.as_micros()).unwrap_or(i64::MAX),
-        }
+    fn lease(&self) -> PgInterval {
+        interval(self.options.lease)
     }
 
     pub(super) async fn prolong(&self, me: Member, heard: &[u64]) -> Result<Heartbeat> {
@@ -196,6 +195,23 @@ impl PostgresRegistry {
         .map_err(told)?;
         lent.give_back();
         rows.iter().map(|row| past(row).map_err(told)).collect()
+    }
+
+    pub(super) async fn list_left(&self, known: &[MemberEpoch]) -> Result<Vec<LeftLocks>> {
+        let known: Vec<i64> = known.iter().map(|epoch| big(epoch.0)).collect();
+        let mut lent = self.stock.lend().await?;
+        let rows = sqlx::query(
+            "SELECT p.member, p.epoch, p.name, (extract(epoch FROM p.at + $1 - clock_timestamp()) * 1000000)::bigint, \
+               ARRAY(SELECT l.document FROM nfs_locked l WHERE l.epoch = p.epoch ORDER BY l.document) \
+             FROM past_member p WHERE p.at > clock_timestamp() - $1 AND p.epoch <> ALL($2)",
+        )
+        .bind(interval(RECLAIM_GRACE))
+        .bind(known)
+        .fetch_all(&mut lent.conn)
+        .await
+        .map_err(told)?;
+        lent.give_back();
+        rows.iter().map(|row| left(row).map_err(told)).collect()
     }
 
     pub(super) async fn fence(
@@ -292,6 +308,14 @@ impl PostgresRegistry {
     }
 }
 
+fn interval(span: Duration) -> PgInterval {
+    PgInterval {
+        months: 0,
+        days: 0,
+        microseconds: i64::try_from(span.as_micros()).unwrap_or(i64::MAX),
+    }
+}
+
 /// The number of a node name; a new one for a new name.
 async fn number_of(conn: &mut PgConnection, name: &str) -> Result<i32> {
     let known: Option<i32> = sqlx::query_scalar("SELECT member FROM node_name WHERE name = $1")
@@ -345,6 +369,14 @@ async fn replace_older(conn: &mut PgConnection, member: Member) -> Result<()> {
             .fetch_all(&mut *conn)
             .await
             .map_err(told)?;
+    // What was left behind is of no use once the time to take it again is long over.
+    sqlx::query(
+        "DELETE FROM nfs_locked AS l USING past_member AS p WHERE l.epoch = p.epoch AND p.at < clock_timestamp() - $1",
+    )
+    .bind(interval(RECLAIM_GRACE * 30))
+    .execute(&mut *conn)
+    .await
+    .map_err(told)?;
     for epoch in older {
         let old = Member {
             id: member.id,
@@ -493,6 +525,19 @@ fn past(row: &PgRow) -> std::result::Result<PastMember, sqlx::Error> {
             _ => PastReason::Replaced,
         },
         by: MemberId(number(row.try_get(6)?)),
+    })
+}
+
+fn left(row: &PgRow) -> std::result::Result<LeftLocks, sqlx::Error> {
+    let documents: Vec<i64> = row.try_get(4)?;
+    Ok(LeftLocks {
+        member: Member {
+            id: MemberId(number(row.try_get(0)?)),
+            epoch: MemberEpoch(unsigned(row.try_get(1)?)),
+        },
+        node: row.try_get(2)?,
+        ends_in: Duration::from_micros(unsigned(row.try_get(3)?)),
+        documents: documents.into_iter().map(i64::cast_unsigned).collect(),
     })
 }
 

@@ -22,9 +22,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use sluice_lockmgr::{
-    ClusterIdentity, EpochRegistry, FenceOutcome, Heartbeat, JoinRequest, Joined, LifeLock, Member,
-    MemberList, MemberState, PastMember, RegistryError, RegistryHint, RegistryTime, Revocation,
-    ShardEpoch, ShardId, ShardMap,
+    ClusterIdentity, EpochRegistry, FenceOutcome, Heartbeat, JoinRequest, Joined, LeftLocks,
+    LifeLock, Member, MemberEpoch, MemberList, MemberState, PastMember, RegistryError,
+    RegistryHint, RegistryTime, Revocation, ShardEpoch, ShardId, ShardMap,
 };
 use sqlx::PgConnection;
 
@@ -179,6 +179,10 @@ impl EpochRegistry for PostgresRegistry {
 
     async fn past_members(&self, limit: u32) -> Result<Vec<PastMember>> {
         self.bounded(self.list_past(limit)).await
+    }
+
+    async fn left_locks(&self, known: &[MemberEpoch]) -> Result<Vec<LeftLocks>> {
+        self.bounded(self.list_left(known)).await
     }
 
     async fn fence_expired(

@@ -3,7 +3,7 @@
 use rusqlite::{OptionalExtension, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sluice_repo::{Group, PolicyRule, RepoError, Result, Share, ShareId, User, UserId};
+use sluice_repo::{Group, NodeId, PolicyRule, RepoError, Result, Share, ShareId, User, UserId};
 
 use crate::error::{corrupt, db};
 use crate::writer::{Touch, Tx};
@@ -168,6 +168,27 @@ pub(crate) fn put_setting(tx: &Tx<'_>, key: &str, value: &[u8], keep: bool) -> R
     tx.conn
         .query_row(sql, params![key, value], |row| row.get(0))
         .map_err(db)
+}
+
+/// NFS clients may have locks on a document.
+pub(crate) fn note_locked(tx: &Tx<'_>, document: NodeId) -> Result<()> {
+    tx.conn
+        .prepare_cached("INSERT OR IGNORE INTO nfs_locked(document) VALUES (?1)")
+        .and_then(|mut s| s.execute([document.0 as i64]))
+        .map(drop)
+        .map_err(db)
+}
+
+/// NFS clients have no locks on these documents.
+pub(crate) fn forget_locked(tx: &Tx<'_>, documents: &[NodeId]) -> Result<()> {
+    let mut forget = tx
+        .conn
+        .prepare_cached("DELETE FROM nfs_locked WHERE document = ?1")
+        .map_err(db)?;
+    for document in documents {
+        forget.execute([document.0 as i64]).map_err(db)?;
+    }
+    Ok(())
 }
 
 /// Adds 1 to a counter; the first answer is 1.

@@ -1,0 +1,209 @@
+//! Which documents the node's NFS clients may have locked, noted in the repository: their locks are gone with the node, and until
+//! they have taken them again nobody else may act on these documents.
+//!
+//! A note is durable before the first lock on a document is granted; further locks there find it. Notes that nobody needs are
+//! forgotten some time later, many at once: one too many costs at most some seconds of waiting after a crash. Who keeps the
+//! documents: on one node [`Vfs::keep_left_locks`] at its start, in a cluster the coordinators (`sluice-lockmgr-cluster`).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use sluice_repo::{NodeId, RepoError, Repository};
+
+use crate::error::VfsError;
+use crate::vfs::Vfs;
+
+/// Pause between two looks for notes that nobody needs.
+const FORGET_EVERY: Duration = Duration::from_secs(30);
+/// Notes that are forgotten in one change.
+const FORGOTTEN_AT_ONCE: usize = 1000;
+
+/// What is known of the notes about one document.
+#[derive(Default)]
+struct Noted {
+    /// How many [`LockNote`]s there are.
+    uses: usize,
+    /// The repository has it.
+    stored: bool,
+}
+
+type Known = Arc<Mutex<HashMap<NodeId, Noted>>>;
+
+/// See the module's head.
+#[derive(Default)]
+pub(crate) struct LockNotes {
+    /// Never held across an await.
+    known: Known,
+    /// Shared by those who store a note, taken alone by whoever forgets some: a note is never forgotten after it was stored anew.
+    turn: tokio::sync::RwLock<()>,
+}
+
+/// The document of an NFS lock or reservation is noted. To be kept as long as its owner may have something locked there.
+pub struct LockNote {
+    known: Known,
+    node: NodeId,
+}
+
+impl Drop for LockNote {
+    fn drop(&mut self) {
+        let mut known = self.known.lock();
+        if let Some(noted) = known.get_mut(&self.node) {
+            noted.uses -= 1;
+            if noted.uses == 0 && !noted.stored {
+                known.remove(&self.node);
+            }
+        }
+    }
+}
+
+impl LockNotes {
+    /// Durable when it returns.
+    pub(crate) async fn note(
+        &self,
+        repo: &dyn Repository,
+        node: NodeId,
+    ) -> Result<LockNote, RepoError> {
+        let (note, stored) = self.used(node);
+        if !stored {
+            let _turn = self.turn.read().await;
+            repo.note_locked(node).await?;
+            if let Some(noted) = self.known.lock().get_mut(&node) {
+                noted.stored = true;
+            }
+        }
+        Ok(note)
+    }
+
+    fn used(&self, node: NodeId) -> (LockNote, bool) {
+        let mut known = self.known.lock();
+        let noted = known.entry(node).or_default();
+        noted.uses += 1;
+        let note = LockNote {
+            known: Arc::clone(&self.known),
+            node,
+        };
+        (note, noted.stored)
+    }
+
+    fn stored_before(&self, nodes: &[NodeId]) {
+        let mut known = self.known.lock();
+        for node in nodes {
+            known.entry(*node).or_default().stored = true;
+        }
+    }
+
+    async fn forget_unused(&self, repo: &dyn Repository) {
+        let _turn = self.turn.write().await;
+        let unused: Vec<NodeId> = {
+            let mut known = self.known.lock();
+            known
+                .extract_if(|_, noted| noted.uses == 0)
+                .map(|(node, _)| node)
+                .collect()
+        };
+        for nodes in unused.chunks(FORGOTTEN_AT_ONCE) {
+            if let Err(error) = repo.forget_locked(nodes.to_vec()).await {
+                tracing::debug!(%error, "notes on NFS locks are forgotten later");
+                self.stored_before(nodes);
+            }
+        }
+    }
+}
+
+impl Vfs {
+    /// Has the documents kept that NFS clients had locked in the node's last run, until they have had the time to take their locks
+    /// again. To be called before any head answers. In a cluster the membership sees to it.
+    ///
+    /// # Errors
+    /// The repository can't be read.
+    pub async fn keep_left_locks(&self) -> Result<(), VfsError> {
+        let inner = &self.inner;
+        if inner.member != 0 {
+            return Ok(());
+        }
+        let left = inner.repo.noted_locked().await?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        let grace = inner.options.reclaim_grace;
+        tracing::info!(
+            documents = left.len(),
+            seconds = grace.as_secs(),
+            "documents that NFS clients had locked are kept for them: they may take their locks again"
+        );
+        inner.lock_notes.stored_before(&left);
+        let documents: Vec<u64> = left.iter().map(|node| node.0).collect();
+        inner.locks.keep_for_reclaim(&inner.node, &documents, grace);
+        Ok(())
+    }
+
+    /// For how long that is.
+    pub fn reclaim_grace(&self) -> Duration {
+        self.inner.options.reclaim_grace
+    }
+
+    /// Notes that an NFS client is about to have something on a document that it would have to take again. [`crate::Tree::lock`]
+    /// does so itself.
+    ///
+    /// # Errors
+    /// It could not be stored.
+    pub async fn note_lock(&self, node: NodeId) -> Result<LockNote, VfsError> {
+        let inner = &self.inner;
+        Ok(inner.lock_notes.note(inner.repo.as_ref(), node).await?)
+    }
+
+    /// Forgets notes that nobody needs, again and again. What was noted before the start is needed until the grace is over.
+    pub async fn forget_lock_notes(&self) {
+        let mut pause = FORGET_EVERY.max(self.reclaim_grace());
+        loop {
+            tokio::time::sleep(pause).await;
+            let inner = &self.inner;
+            inner.lock_notes.forget_unused(inner.repo.as_ref()).await;
+            pause = FORGET_EVERY;
+        }
+    }
+
+    /// Documents on which all that this node's clients had was taken away by force, from now on. A listener that falls behind is
+    /// told so.
+    pub fn rights_lost(&self) -> tokio::sync::broadcast::Receiver<NodeId> {
+        self.inner.rights_lost.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_repo_sqlite::{Options, SqliteRepository};
+    use sluice_repo_suite::{Fault, FaultyRepository};
+
+    use super::*;
+
+    const NODE: NodeId = NodeId(7);
+
+    async fn repository(folder: &tempfile::TempDir) -> FaultyRepository {
+        let sqlite = SqliteRepository::open(Options::new(folder.path().join("meta.db")));
+        FaultyRepository::new(Arc::new(sqlite.await.expect("opens")))
+    }
+
+    #[tokio::test]
+    async fn a_document_is_noted_before_its_first_lock_and_forgotten_after_its_last() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (repo, notes) = (repository(&folder).await, LockNotes::default());
+        let first = notes.note(&repo, NODE).await.expect("stored");
+        assert_eq!(repo.noted_locked().await, Ok(vec![NODE]));
+        repo.inject("note_locked", 0, Fault::Error(RepoError::NoSpace));
+        let second = notes.note(&repo, NODE).await.expect("known already");
+        drop(first);
+        notes.forget_unused(&repo).await;
+        assert_eq!(repo.noted_locked().await, Ok(vec![NODE]));
+        drop(second);
+        notes.forget_unused(&repo).await;
+        assert_eq!(repo.noted_locked().await, Ok(vec![]));
+        assert!(notes.note(&repo, NODE).await.is_err());
+        assert!(notes.known.lock().is_empty());
+        let again = notes.note(&repo, NODE).await.expect("stored anew");
+        assert_eq!(repo.noted_locked().await, Ok(vec![NODE]));
+        drop(again);
+    }
+}
