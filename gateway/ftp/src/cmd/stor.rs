@@ -143,7 +143,7 @@ async fn unique_name(
     Err(reply::refused(base, &VfsError::Exists))
 }
 
-/// Between the end of the bytes and the commit, which nothing takes back: they are made durable, and the client has left no sign that it
+/// Between the end of the bytes and the commit, which nothing takes back: they are stored, and the client has left no sign that it
 /// died.
 async fn settle(
     cx: &Context,
