@@ -691,11 +691,9 @@ impl Repository for PostgresRepository {
     }
 
     async fn put_setting(&self, key: &str, value: Bytes) -> Result<()> {
-        let key = key.to_owned();
-        let keep = false;
-        self.change(Change::Setting { key, value, keep })
-            .await
-            .map(|_| ())
+        let (key, keep) = (key.to_owned(), false);
+        let put = Change::Setting { key, value, keep };
+        self.change(put).await.map(|_| ())
     }
 
     async fn setting_or(&self, key: &str, value: Bytes) -> Result<Bytes> {
@@ -737,9 +735,8 @@ impl Repository for PostgresRepository {
         if objects.is_empty() {
             return Ok(());
         }
-        self.change(Change::ForgetGarbage(objects))
-            .await
-            .map(|_| ())
+        let forget = Change::ForgetGarbage(objects);
+        self.change(forget).await.map(|_| ())
     }
 
     async fn note_locked(&self, document: NodeId) -> Result<()> {
@@ -747,9 +744,8 @@ impl Repository for PostgresRepository {
     }
 
     async fn forget_locked(&self, documents: Vec<NodeId>) -> Result<()> {
-        self.change(Change::ForgetLocked(documents))
-            .await
-            .map(|_| ())
+        let forget = Change::ForgetLocked(documents);
+        self.change(forget).await.map(|_| ())
     }
 
     async fn noted_locked(&self) -> Result<Vec<NodeId>> {
