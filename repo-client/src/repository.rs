@@ -304,6 +304,16 @@ pub trait Repository: Send + Sync {
         self.create(parent, name, case, new).await
     }
 
+    /// A number for all changes that were seen until now ([`Repository::settle_seen`]). Cheap.
+    fn seen(&self) -> u64 {
+        0
+    }
+
+    /// Makes everything durable that could be seen when this number was told. Cheap when it is already.
+    async fn settle_seen(&self, _seen: u64) -> Result<()> {
+        Ok(())
+    }
+
     /// Makes relaxed creations that were answered before durable. Cheap when they are already.
     async fn settle(&self) -> Result<()> {
         Ok(())
@@ -417,6 +427,11 @@ pub trait Repository: Send + Sync {
     ) -> Result<Committed>;
 
     // Administration
+
+    /// Whether changes can become durable, as far as it is known without trying; the error says why not, with the remedy. Cheap.
+    fn sound(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// Grows with every change of users, groups, shares or policy: who caches them compares it. Cheap.
     fn records_generation(&self) -> u64;

@@ -72,12 +72,26 @@ fn public_router(state: AdminState) -> Router {
         axum::middleware::from_fn_with_state(state.auth.clone(), auth::require),
     );
     Router::new()
-        .route("/healthz", get(async || "ok\n"))
+        .route("/healthz", get(healthy))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics::text))
         .route("/api/v1/login", axum::routing::post(auth::login))
         .nest("/api/v1", api)
         .with_state(state)
+}
+
+/// What has failed for good is put right by a new start: whoever watches whether the process lives is to make it.
+async fn healthy(State(state): State<AdminState>) -> (StatusCode, String) {
+    match state.vfs.sound() {
+        Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
+        Err(_) => unsound(),
+    }
+}
+
+/// Changes can't become durable any more; which file it was is for the log.
+fn unsound() -> (StatusCode, String) {
+    let why = "the metadata could not be made durable, so nothing can be changed: see to the disk, then start this node again\n";
+    (StatusCode::SERVICE_UNAVAILABLE, why.to_owned())
 }
 
 async fn ready(State(state): State<AdminState>) -> (StatusCode, String) {
@@ -90,6 +104,10 @@ async fn ready(State(state): State<AdminState>) -> (StatusCode, String) {
     {
         tracing::warn!(why, "not ready");
         return down("this node may not act in the cluster now; the log says why\n");
+    }
+    if let Err(error) = state.vfs.sound() {
+        tracing::warn!(%error, "not ready");
+        return unsound();
     }
     match state.vfs.probe().await {
         Ok(()) => (StatusCode::OK, serving(state.cluster.as_ref())),
@@ -131,5 +149,17 @@ pub async fn serve_control(listener: UnixListener, state: AdminState, stop: Canc
         axum::serve(listener, app).with_graceful_shutdown(async move { stop.cancelled().await });
     if let Err(error) = served.await {
         tracing::error!(%error, "the control socket stopped serving");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_failed_is_told_with_the_remedy() {
+        let (status, why) = unsound();
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(why.contains("see to the disk, then start this node again"));
     }
 }

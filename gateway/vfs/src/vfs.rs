@@ -244,6 +244,11 @@ impl Vfs {
         Ok(())
     }
 
+    /// Whether changes can become durable, as far as it is known without trying; the error says why not, with the remedy.
+    pub fn sound(&self) -> Result<(), VfsError> {
+        Ok(self.inner.repo.sound()?)
+    }
+
     /// This node's name (`node.name`).
     pub fn node_name(&self) -> &str {
         &self.inner.node

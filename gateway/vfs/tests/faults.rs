@@ -154,3 +154,39 @@ async fn an_upload_committed_unheard_is_what_everybody_sees_and_can_be_replaced(
     put(&ftp, "u", b"newer").await;
     assert_eq!(content(&ftp, "u").await, b"newer");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_open_has_created_is_durable_when_this_one_is_flushed_or_closed() {
+    let world = World::new().await;
+    let creator = writer(&world).await;
+    let other = world.tree(Protocol::Smb, 2);
+    let wanted = || {
+        request(
+            "f",
+            AccessMask::READ_DATA,
+            ShareMode::ALL,
+            Disposition::Open,
+        )
+    };
+    let found = other.open(wanted()).await.expect("found").open;
+    let fault = || Fault::Error(RepoError::Unavailable("no disk".into()));
+    world.faults.inject("settle_seen", 0, fault());
+    let told = found.flush().await;
+    assert!(matches!(told, Err(VfsError::Unavailable(_))), "{told:?}");
+    found.flush().await.expect("durable");
+    world.faults.inject("settle_seen", 0, fault());
+    let told = found.close().await;
+    assert!(matches!(told, Err(VfsError::Unavailable(_))), "{told:?}");
+    assert_eq!(world.faults.pending(), 0);
+    creator.close().await.expect("durable");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn that_changes_can_not_become_durable_any_more_is_told_to_whoever_watches() {
+    let world = World::new().await;
+    assert_eq!(world.vfs.sound(), Ok(()));
+    let fault = Fault::Error(RepoError::Unavailable("start the node again".into()));
+    world.faults.inject("sound", 0, fault);
+    let told = world.vfs.sound();
+    assert!(matches!(told, Err(VfsError::Unavailable(_))), "{told:?}");
+}

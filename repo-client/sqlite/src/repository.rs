@@ -350,6 +350,17 @@ impl Repository for SqliteRepository {
         self.writer.change_after(unsettled, change).await
     }
 
+    fn seen(&self) -> u64 {
+        self.writer.seen()
+    }
+
+    async fn settle_seen(&self, seen: u64) -> Result<()> {
+        match self.writer.has_settled(seen) {
+            true => Ok(()),
+            false => self.change(|_| Ok(())).await,
+        }
+    }
+
     async fn settle(&self) -> Result<()> {
         if !self.writer.has_pending() {
             return Ok(());
@@ -505,6 +516,10 @@ impl Repository for SqliteRepository {
         };
         self.change(move |tx| commit::restore(tx, content, version, base, fence, origin))
             .await
+    }
+
+    fn sound(&self) -> Result<()> {
+        self.writer.sound()
     }
 
     fn records_generation(&self) -> u64 {

@@ -120,6 +120,17 @@ macro_rules! forward {
                 self.inner.touch(node, accessed);
             }
 
+            fn seen(&self) -> u64 {
+                self.inner.seen()
+            }
+
+            fn sound(&self) -> Result<()> {
+                match self.next("sound") {
+                    Some(Fault::Error(error)) => Err(error),
+                    _ => self.inner.sound(),
+                }
+            }
+
             fn records_generation(&self) -> u64 {
                 self.inner.records_generation()
             }
@@ -136,6 +147,7 @@ forward! {
     read_link(node: NodeId) -> String;
     create(parent: NodeId, name: &str, case: CaseMode, new: NewNode) -> Created;
     settle() -> ();
+    settle_seen(seen: u64) -> ();
     link(node: NodeId, parent: NodeId, name: &str, case: CaseMode) -> Created;
     unlink(entry: NameRef<'_>, last: LastLink) -> Unlinked;
     release(node: NodeId) -> ();

@@ -493,6 +493,14 @@ macro_rules! pass_on {
                 checked.await.unwrap_or_else(|_| Err(RepoError::Unavailable("a check ended early".into())))
             }
 
+            fn seen(&self) -> u64 {
+                self.0.repo.seen()
+            }
+
+            fn sound(&self) -> Result<()> {
+                self.0.repo.sound()
+            }
+
             fn records_generation(&self) -> u64 {
                 self.0.repo.records_generation()
             }
@@ -503,6 +511,7 @@ macro_rules! pass_on {
 pass_on! {
     read_link(node: NodeId) -> String;
     settle() -> ();
+    settle_seen(seen: u64) -> ();
     eas(node: NodeId) -> Vec<ExtendedAttribute>;
     streams(node: NodeId) -> Vec<StreamInfo>;
     versions(document: NodeId) -> Vec<VersionInfo>;

@@ -128,13 +128,9 @@ impl OpenState {
         }
     }
 
-    /// Makes the creation of the node durable if this open has made it.
+    /// Makes the creation of the node durable, whoever has made it.
     pub(super) async fn settle_creation(&self) -> Result<(), VfsError> {
-        if self.unsettled.load(Ordering::Acquire) {
-            self.inner.repo.settle().await?;
-            self.unsettled.store(false, Ordering::Release);
-        }
-        Ok(())
+        Ok(self.inner.repo.settle_seen(self.seen).await?)
     }
 
     /// Whether this is the last open of a document marked for deletion: then nothing needs to be committed.

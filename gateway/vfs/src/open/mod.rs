@@ -137,8 +137,8 @@ pub(crate) struct OpenState {
     granted: GrantedCache,
     /// Has written, so that its close commits.
     wrote: AtomicBool,
-    /// Has made the node, which may not be durable yet.
-    unsettled: AtomicBool,
+    /// What could be seen when it was made: the node, which another one may have created just before, is to be durable when it is flushed or closed.
+    seen: u64,
     /// Content time was set by hand or frozen: its writes leave it alone.
     keeps_times: AtomicBool,
     /// The open's own wish: its close marks the node.

@@ -2,7 +2,7 @@
 //! A create that loses its race starts over and then finds the winner's document.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -284,7 +284,6 @@ impl Tree {
         let held = Held::adopt(self.inner(), locked.open);
         gate.release().await;
         let open = self.make_open(request, plan, locked, held, sink).await?;
-        open.state.unsettled.store(relaxed, Ordering::Release);
         if request.flags.delete_on_close {
             open.state.mark_on_close();
         }
@@ -423,7 +422,7 @@ impl Tree {
             actor: self.inner().actor(self.caller(), &plan.path_hint, rule),
             granted,
             wrote: AtomicBool::new(false),
-            unsettled: AtomicBool::new(false),
+            seen: self.inner().repo.seen(),
             keeps_times: AtomicBool::new(false),
             delete_on_close: AtomicBool::new(false),
             lost: AtomicBool::new(false),

@@ -37,9 +37,19 @@ impl Log {
         self.written.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// Transactions in the log.
+    pub(super) fn written(&self) -> u64 {
+        self.written.load(Ordering::Acquire)
+    }
+
+    /// Transactions that are durable.
+    pub(super) fn synced(&self) -> u64 {
+        self.synced.load(Ordering::Acquire)
+    }
+
     /// Whether something in the log is not durable.
     pub(super) fn has_open(&self) -> bool {
-        self.synced.load(Ordering::Acquire) < self.written.load(Ordering::Acquire)
+        self.synced() < self.written()
     }
 
     /// Whether something in the log is to be made durable; never again after a sync that failed.
@@ -76,7 +86,7 @@ impl Log {
             }
             Err(error) => {
                 let failed = RepoError::Unavailable(format!(
-                    "{} could not be made durable, start the node again: {error}",
+                    "{} could not be made durable, nothing is changed any more: see to the disk, then start the node again: {error}",
                     self.path.display()
                 ));
                 *self.failed.lock() = Some(failed.clone());

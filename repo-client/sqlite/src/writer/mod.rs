@@ -5,12 +5,16 @@
 //! before they are durable go on meanwhile. The *turn* is held by whoever makes changes durable, from the transaction to the end of the
 //! sync (`log`): all that must be durable when it is answered and comes meanwhile goes into the next transaction and shares its sync.
 //!
+//! A change that needs content goes through a stage of its own before that (`stage`): it comes up for the turn once its content is durable,
+//! so that a transaction never names what a loss of power could take, and a content disk that is slow or hangs holds up nobody else.
+//!
 //! A caller that may be held up ([`sluice_repo::may_block`]), or whose change needs no wait for the disk, and that finds nobody at work
 //! carries out what waits, its own change among it, on its own thread: no other thread has to be woken, none has to bring the
 //! answer back. All else is left to the writer's thread, also what came while such a caller was at work, the checkpoints, and the
 //! sync of what was answered before it was durable.
 
 mod log;
+mod stage;
 mod tx;
 mod worker;
 
@@ -28,6 +32,7 @@ use tokio::sync::oneshot;
 
 use crate::checkpoint::Checkpointer;
 use log::Log;
+use stage::Stage;
 pub(crate) use tx::{Touch, Tx};
 use worker::Worker;
 
@@ -45,8 +50,6 @@ type Run = Box<dyn FnOnce(Result<&mut Tx<'_>>) -> Answer + Send>;
 
 /// A change on its way.
 struct Job {
-    /// What must be durable before it is.
-    first: Option<Arc<dyn Unsettled>>,
     run: Run,
 }
 
@@ -63,9 +66,12 @@ pub(crate) enum Lasting {
 pub(crate) struct Writer {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    stage_thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 struct Shared {
+    /// Changes whose content is not durable.
+    stage: Stage,
     /// Taken for moments; no call is made under it.
     queue: Mutex<Queue>,
     /// Tells the writer's thread that there is something for it in the queue.
@@ -191,6 +197,7 @@ impl Writer {
             log.clone(),
         );
         let shared = Arc::new(Shared {
+            stage: Stage::default(),
             queue: Mutex::default(),
             filled: Condvar::new(),
             worker: Mutex::new(Some(worker)),
@@ -207,10 +214,13 @@ impl Writer {
                 ends.0.run();
             })
             .map_err(|e| RepoError::Unavailable(format!("cannot start the writer thread: {e}")))?;
-        Ok(Writer {
+        let writer = Writer {
             shared,
             thread: Mutex::new(Some(thread)),
-        })
+            stage_thread: Mutex::default(),
+        };
+        *writer.stage_thread.lock() = Some(writer.shared.start_stage()?);
+        Ok(writer)
     }
 
     /// Carries out a change; answers when it is as durable as asked for, or says why it was not made.
@@ -234,10 +244,8 @@ impl Writer {
         T: Send + 'static,
         F: FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
     {
-        let (mut job, answer) = job(change);
-        job.first = Some(first);
-        self.shared.push(job, Lasting::Now)?;
-        self.shared.carry_out_now();
+        let (job, answer) = job(change);
+        self.shared.settle_first(first, job)?;
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
 
@@ -285,6 +293,23 @@ impl Writer {
         self.shared.log.has_open()
     }
 
+    /// A number for all transactions that anybody has seen.
+    pub(crate) fn seen(&self) -> u64 {
+        // In this order: one under way may be seen already, and is counted before it gives the connection back.
+        let under_way = self.shared.worker.is_locked();
+        self.shared.log.written() + u64::from(under_way)
+    }
+
+    /// Whether all that such a number stands for is durable. False also if it is not known.
+    pub(crate) fn has_settled(&self, seen: u64) -> bool {
+        self.shared.log.synced() >= seen
+    }
+
+    /// Refuses once the log could not be made durable.
+    pub(crate) fn sound(&self) -> Result<()> {
+        self.shared.log.check()
+    }
+
     /// Transactions committed so far.
     pub(crate) fn batches(&self) -> u64 {
         self.shared.batches.load(Ordering::Relaxed)
@@ -292,20 +317,26 @@ impl Writer {
 
     /// Finishes what was asked for, writes everything to the database file and ends the thread.
     pub(crate) fn stop(&self) {
+        self.shared.stage.close();
+        join(&self.stage_thread);
         self.shared.queue.lock().closed = true;
         self.shared.filled.notify_one();
-        let thread = self.thread.lock().take();
-        if let Some(thread) = thread
-            && thread.join().is_err()
-        {
-            tracing::error!("the repository's writer thread panicked");
-        }
+        join(&self.thread);
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+fn join(thread: &Mutex<Option<JoinHandle<()>>>) {
+    let thread = thread.lock().take();
+    if let Some(thread) = thread
+        && thread.join().is_err()
+    {
+        tracing::error!("a thread of the repository's writer panicked");
     }
 }
 
@@ -330,19 +361,7 @@ where
             });
         })
     });
-    (Job { first: None, run }, answer)
-}
-
-/// Makes durable what changes need before; those whose need fails are refused.
-fn with_first_settled(jobs: Vec<Job>) -> Vec<Job> {
-    let settled = |job: Job| match job.first.as_ref().map(|first| first.settle()) {
-        Some(Err(error)) => {
-            (job.run)(Err(error))(Ok(()));
-            None
-        }
-        _ => Some(job),
-    };
-    jobs.into_iter().filter_map(settled).collect()
+    (Job { run }, answer)
 }
 
 /// When the writer's thread ends, even by a panic, nobody waits for it any more.
@@ -430,9 +449,7 @@ impl Shared {
 
     /// One transaction with all that is to be durable when it is answered, and the sync that makes it so, with all before it.
     fn make_durable(&self, _turn: &Turn<'_>) {
-        // In two steps: nobody waits for the queue while the disk is waited for.
         let batch = self.queue.lock().take(Lasting::Now);
-        let batch = with_first_settled(batch);
         let mut done = None;
         if !batch.is_empty() {
             let mut held = self.worker.lock();
@@ -443,7 +460,7 @@ impl Shared {
         // Even if nothing was changed: what was found may not be durable yet.
         let durable = match done.as_ref().is_some_and(|done| done.outcome.is_err()) {
             true => Ok(()),
-            false => self.log.sync(),
+            false => self.sync_all(),
         };
         if let Err(error) = &durable {
             tracing::error!(%error, "changes of the repository could not be made durable");
@@ -451,6 +468,12 @@ impl Shared {
         if let Some(done) = done {
             done.answer(durable);
         }
+    }
+
+    /// Makes all that is in the log durable; with the turn. What comes meanwhile is waited for from the end of the turn on.
+    fn sync_all(&self) -> Result<()> {
+        self.queue.lock().unsynced = None;
+        self.log.sync()
     }
 
     /// Gives the connection back and leaves what there is to do to the writer's thread.
@@ -511,7 +534,7 @@ impl Shared {
                 if batch.is_empty() {
                     break;
                 }
-                let done = worker.carry_out(with_first_settled(batch));
+                let done = worker.carry_out(batch);
                 let durable = self.log.sync();
                 done.answer(durable);
             }

@@ -136,6 +136,29 @@ async fn what_was_answered_before_it_was_durable_becomes_durable_without_anybody
 }
 
 #[tokio::test]
+async fn what_was_seen_is_known_to_be_durable_only_after_a_sync_that_came_later() {
+    let folder = tempfile::tempdir().expect("folder");
+    let writer = writer(folder.path(), LONG);
+    let soon = |key| writer.change(Lasting::Soon, move |tx| insert(tx, key, 10));
+    assert!(writer.has_settled(writer.seen()));
+    assert_eq!(soon(1).await, Ok(()));
+    let seen = writer.seen();
+    assert!(!writer.has_settled(seen));
+    assert_eq!(writer.change(Lasting::Now, |_| Ok(())).await, Ok(()));
+    assert!(writer.has_settled(seen));
+    assert_eq!(soon(2).await, Ok(()));
+    assert!(writer.has_settled(seen), "what came later does not matter");
+    // One under way may be in the log and not be counted.
+    let held = writer.idle();
+    let seen = writer.seen();
+    drop(held);
+    assert_eq!(writer.change(Lasting::Now, |_| Ok(())).await, Ok(()));
+    assert!(!writer.has_settled(seen));
+    assert_eq!(soon(3).await, Ok(()));
+    assert!(!writer.has_settled(seen));
+}
+
+#[tokio::test]
 async fn ids_are_durable_before_a_document_that_has_one_is_answered() {
     let folder = tempfile::tempdir().expect("folder");
     let writer = writer(folder.path(), LONG);
@@ -330,9 +353,10 @@ async fn after_a_sync_that_failed_all_is_refused_the_thread_sleeps_and_the_log_i
         folder.path().join("aside"),
     );
     std::fs::rename(&log, &aside).expect("rename");
+    assert_eq!(writer.sound(), Ok(()));
     let soon = |key| writer.change(Lasting::Soon, move |tx| insert(tx, key, 10));
     assert_eq!(soon(1).await, Ok(()));
-    until(async || writer.shared.log.check().err()).await;
+    until(async || writer.sound().err()).await;
     until(async || writer.shared.queue.lock().asleep.then_some(())).await;
     assert!(writer.has_pending(), "it is not durable for all that");
     for lasting in [Lasting::Now, Lasting::Soon] {
@@ -347,4 +371,100 @@ async fn after_a_sync_that_failed_all_is_refused_the_thread_sleeps_and_the_log_i
     std::fs::rename(&aside, &log).expect("rename");
     writer.stop();
     assert!(std::fs::read(&log).expect("log") == before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_without_content_are_durable_while_content_of_others_hangs() {
+    let folder = tempfile::tempdir().expect("folder");
+    let writer = Arc::new(writer(folder.path(), LONG));
+    for own in [true, false] {
+        let key = 10 * i64::from(own);
+        let (began, begun) = oneshot::channel::<()>();
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let held = Mutex::new(Some((began, wait)));
+        let hangs = Arc::new(Need(move || {
+            if let Some((began, wait)) = held.lock().take() {
+                let _ = began.send(());
+                let _ = wait.recv_timeout(Duration::from_secs(60));
+            }
+            Ok(())
+        }));
+        let with_content = |need, key| {
+            let writer = writer.clone();
+            let change = async move {
+                writer
+                    .change_after(need, move |tx| insert(tx, key, 10))
+                    .await
+            };
+            tokio::spawn(async move {
+                match own {
+                    true => sluice_repo::in_own_task(change).await,
+                    false => change.await,
+                }
+            })
+        };
+        let slow = with_content(hangs, key);
+        begun.await.expect("its content is being made durable");
+        // Comes while somebody is at it: the stage's thread finds it when he has finished.
+        let behind = with_content(Arc::new(Need(|| Ok(()))), key + 1);
+        let change = |key| writer.change(Lasting::Now, move |tx| insert(tx, key, 10));
+        assert_eq!(change(key + 2).await, Ok(()));
+        assert_eq!(
+            sluice_repo::in_own_task(change(key + 3)).await,
+            Ok(()),
+            "also on the caller's own thread"
+        );
+        assert!(!writer.has_pending());
+        assert!(!slow.is_finished());
+        go.send(()).expect("it waits");
+        assert_eq!(slow.await.expect("task"), Ok(()));
+        assert_eq!(behind.await.expect("task"), Ok(()));
+    }
+    assert_eq!(count(&writer).await, 8);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_its_content_is_finished_before_the_writer_stops() {
+    let folder = tempfile::tempdir().expect("folder");
+    let writer = Arc::new(writer(folder.path(), LONG));
+    let (began, begun) = std::sync::mpsc::channel::<()>();
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let (began, wait) = (Mutex::new(began), Mutex::new(wait));
+    let slow = Arc::new(Need(move || {
+        let _ = began.lock().send(());
+        let _ = wait.lock().recv_timeout(Duration::from_secs(60));
+        Ok(())
+    }));
+    let change = tokio::spawn({
+        let (writer, slow) = (writer.clone(), slow.clone());
+        async move { writer.change_after(slow, |_| Ok(())).await }
+    });
+    let begun = tokio::task::spawn_blocking(move || begun.recv_timeout(Duration::from_secs(60)));
+    assert_eq!(begun.await.expect("task"), Ok(()));
+    let stopping = tokio::task::spawn_blocking({
+        let writer = writer.clone();
+        move || writer.stop()
+    });
+    until(async || writer.shared.stage.is_closed().then_some(())).await;
+    let late = writer.change_after(slow, |_| Ok(())).await;
+    assert_eq!(late, Err(closed()));
+    go.send(()).expect("it waits");
+    stopping.await.expect("stop");
+    assert_eq!(change.await.expect("task"), Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_during_a_sync_waits_from_then_on_and_not_since_what_that_sync_has_settled() {
+    let folder = tempfile::tempdir().expect("folder");
+    let writer = writer(folder.path(), LONG);
+    let soon = |key| writer.change(Lasting::Soon, move |tx| insert(tx, key, 10));
+    assert_eq!(soon(1).await, Ok(()));
+    let turn = until(async || writer.shared.turn()).await;
+    assert!(writer.shared.queue.lock().unsynced.is_some());
+    assert_eq!(writer.shared.sync_all(), Ok(()));
+    let synced = Instant::now();
+    assert_eq!(soon(2).await, Ok(()));
+    drop(turn);
+    let since = writer.shared.queue.lock().unsynced;
+    assert!(since.is_some_and(|since| since >= synced));
 }
