@@ -130,7 +130,11 @@ impl OpenState {
 
     /// Makes the creation of the node durable, whoever has made it.
     pub(super) async fn settle_creation(&self) -> Result<(), VfsError> {
-        Ok(self.inner.repo.settle_seen(self.seen).await?)
+        Ok(self
+            .inner
+            .repo
+            .settle_seen(self.seen.load(Ordering::Acquire))
+            .await?)
     }
 
     /// Whether this is the last open of a document marked for deletion: then nothing needs to be committed.

@@ -11,7 +11,7 @@ mod start;
 mod stream;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -137,8 +137,9 @@ pub(crate) struct OpenState {
     granted: GrantedCache,
     /// Has written, so that its close commits.
     wrote: AtomicBool,
-    /// What could be seen when it was made: the node, which another one may have created just before, is to be durable when it is flushed or closed.
-    seen: u64,
+    /// For one that may change the node, or has made it: what could be seen then. The node, whoever has created it just before, is to be durable when
+    /// this is flushed or closed. 0: nothing, as whoever only reads was promised nothing.
+    seen: AtomicU64,
     /// Content time was set by hand or frozen: its writes leave it alone.
     keeps_times: AtomicBool,
     /// The open's own wish: its close marks the node.

@@ -2,7 +2,7 @@
 //! A create that loses its race starts over and then finds the winner's document.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -284,6 +284,8 @@ impl Tree {
         let held = Held::adopt(self.inner(), locked.open);
         gate.release().await;
         let open = self.make_open(request, plan, locked, held, sink).await?;
+        let seen = self.inner().repo.seen();
+        open.state.seen.store(seen, Ordering::Release);
         if request.flags.delete_on_close {
             open.state.mark_on_close();
         }
@@ -404,6 +406,13 @@ impl Tree {
             true => self.inner().pin(plan.content.node).await?,
             false => None,
         };
+        let seen = match plan
+            .granted
+            .any(WRITE_RIGHTS | AccessMask::WRITE_ATTRIBUTES)
+        {
+            true => self.inner().repo.seen(),
+            false => 0,
+        };
         let rule = plan.policy.rule.as_deref();
         let lock = held.into_open().ok_or(VfsError::OpenLost)?;
         let state = Arc::new(OpenState {
@@ -422,7 +431,7 @@ impl Tree {
             actor: self.inner().actor(self.caller(), &plan.path_hint, rule),
             granted,
             wrote: AtomicBool::new(false),
-            seen: self.inner().repo.seen(),
+            seen: AtomicU64::new(seen),
             keeps_times: AtomicBool::new(false),
             delete_on_close: AtomicBool::new(false),
             lost: AtomicBool::new(false),
