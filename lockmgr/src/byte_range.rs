@@ -63,6 +63,15 @@ impl RangeSet {
             .filter(move |held| held.range.overlaps(bytes))
     }
 
+    /// Whether whoever acts has locked all these bytes itself, in a way that lets nobody else have locked them against it.
+    pub(crate) fn covered_by_own(&self, actor: RangeParty, bytes: ByteRange, write: bool) -> bool {
+        self.meeting(bytes).any(|held| {
+            let own = held.party.client == actor.client
+                && (actor.protocol.is_nfs() || held.party.open == actor.open);
+            own && (held.exclusive || !write) && held.range.contains(bytes)
+        })
+    }
+
     /// Adds a range as it is: SMB ranges neither merge nor split.
     pub(crate) fn insert(&mut self, held: HeldRange) {
         let Some(open) = held.party.open else { return };

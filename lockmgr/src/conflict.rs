@@ -73,7 +73,10 @@ fn exempt(held: &Claim, wanted: &Claim, ranges_bind_nfs: bool) -> bool {
     if held.client == wanted.client && (held.kind, wanted.kind) != (Open, Open) {
         return true;
     }
-    held.kind == RangeOpen && matches!(wanted.kind, Place | PlainIo) && !ranges_bind_nfs
+    held.kind == RangeOpen
+        && held.client != ClientId::LEFT
+        && matches!(wanted.kind, Place | PlainIo)
+        && !ranges_bind_nfs
 }
 
 /// Who a byte range belongs to, as far as conflicts go.

@@ -209,6 +209,7 @@ impl Document {
             return None;
         }
         let mut first = None;
+        let mut kept = None;
         let mut hard = false;
         let mut caches: SmallVec<[(u32, GrantKey); 4]> = SmallVec::new();
         let mut lost: SmallVec<[OpenId; 4]> = SmallVec::new();
@@ -216,6 +217,10 @@ impl Document {
             let Some(kind) = conflict_of(open, stream, claim, bind) else {
                 continue;
             };
+            if open.claim.client == ClientId::LEFT {
+                kept = Some(Obstacle::Open { id: open.id, kind });
+                continue;
+            }
             first.get_or_insert(Obstacle::Open { id: open.id, kind });
             match open
                 .grant
@@ -230,9 +235,18 @@ impl Document {
                 }
             }
         }
-        let obstacle = first?;
+        let obstacle = first.or(kept)?;
         if hard {
             return Some(Some(Verdict::Blocked(obstacle)));
+        }
+        if let Some(kept) = kept {
+            // An NFS client waits until those have had their time who take locks again; so does I/O.
+            let waits = claim.protocol.is_nfs() && claim.kind != ClaimKind::RangeOpen;
+            return Some(Some(if waits {
+                Verdict::Break(kept)
+            } else {
+                Verdict::Blocked(kept)
+            }));
         }
         if !lost.is_empty() {
             for id in lost {

@@ -25,9 +25,9 @@ impl Document {
             return self.finish(env, stream, &who, Calling::new(Need::Nothing, true));
         };
         let bind = r.nfs_ranges_mandatory;
-        if let Some(obstacle) = self.io_obstacle(stream, party(&r.actor, None), range, write, bind)
-        {
-            return Some(Verdict::Blocked(obstacle));
+        let actor = party(&r.actor, None);
+        if let Some(stop) = self.io_stop(stream, actor, range, write, bind) {
+            return Some(stop);
         }
         let place = r.place.filter(|_| matches!(r.kind, IoKind::Write(_)));
         if place.is_some() && self.opens.place(stream, r.actor.client).is_some() {
@@ -39,7 +39,9 @@ impl Document {
             return Some(self.use_place(env, stream, r, place));
         }
         let place = place.filter(|_| !self.inside_own_range(stream, r.actor.client, range));
-        let claim = io_claim(&r.actor, write, place.is_some());
+        let mut claim = io_claim(&r.actor, write, place.is_some());
+        claim.reclaims = self.opens.may_conflict(stream, &claim)
+            && self.passes_kept(stream, actor, range, write);
         if let Some(stop) = self.share_check(env, stream, &claim, &who, bind) {
             return stop;
         }
@@ -100,8 +102,8 @@ impl Document {
         let Some((range, write)) = touched(kind) else {
             return self.finish(env, stream, &who, Calling::new(Need::Nothing, true));
         };
-        if let Some(obstacle) = self.io_obstacle(stream, party, range, write, false) {
-            return Some(Verdict::Blocked(obstacle));
+        if let Some(stop) = self.io_stop(stream, party, range, write, false) {
+            return Some(stop);
         }
         let need = if write { Need::Nothing } else { Need::NoWrite };
         let calling = Calling {

@@ -53,9 +53,56 @@ impl Document {
         bind: bool,
     ) -> Option<Obstacle> {
         let set = self.range_set(stream).filter(|set| !set.is_empty())?;
-        set.meeting(range)
-            .find(|h| io_conflict(h.party, h.exclusive, actor, write, bind))
-            .map(range_obstacle)
+        let mut kept = None;
+        for held in set.meeting(range) {
+            if !io_conflict(held.party, held.exclusive, actor, write, bind) {
+                continue;
+            }
+            if held.party.client != ClientId::LEFT {
+                return Some(range_obstacle(held));
+            }
+            kept = Some(held);
+        }
+        // Where it has a lock itself, nobody can have lost one that would stop it.
+        let kept = kept.filter(|_| !set.covered_by_own(actor, range, write));
+        kept.map(range_obstacle)
+    }
+
+    /// What becomes of I/O that meets a range: refused, or it waits if only those may have it who take locks again.
+    pub(crate) fn io_stop(
+        &self,
+        stream: u32,
+        actor: RangeParty,
+        range: ByteRange,
+        write: bool,
+        bind: bool,
+    ) -> Option<Verdict> {
+        let obstacle = self.io_obstacle(stream, actor, range, write, bind)?;
+        let kept = matches!(obstacle, Obstacle::Range { party, .. } if party.client == ClientId::LEFT);
+        Some(if kept {
+            Verdict::Break(obstacle)
+        } else {
+            Verdict::Blocked(obstacle)
+        })
+    }
+
+    /// Whether plain I/O of this NFS client can't meet what was lost with a node: it has a lock there, or something that lets
+    /// nobody deny what it does.
+    pub(crate) fn passes_kept(
+        &self,
+        stream: u32,
+        actor: RangeParty,
+        range: ByteRange,
+        write: bool,
+    ) -> bool {
+        let covered = |set: &RangeSet| set.covered_by_own(actor, range, write);
+        self.range_set(stream).is_some_and(covered)
+            || self.opens.iter().any(|o| {
+                o.stream == stream
+                    && o.claim.client == actor.client
+                    && o.claim.protocol.is_nfs()
+                    && o.claim.access.has(Access::WRITE)
+            })
     }
 
     pub(crate) fn lock_obstacle(
@@ -243,7 +290,8 @@ impl Document {
     }
 
     /// Keeps the main data for those who take locks again, for that long: an exclusive range over all of it, and the open that it
-    /// counts as, of clients that nobody knows. What is held already is not asked.
+    /// counts as, of clients that nobody knows. It may have been any lock or share reservation, so it meets whatever one of them
+    /// could; but for reading, which a reservation seldom denies. What is held already is not asked.
     pub(crate) fn keep_for_reclaim(&mut self, env: &mut Env, holder: &Arc<Holder>, keep: Duration) {
         let until = env.now.after(keep);
         let kept = self.opens.iter().find(|o| o.claim.client == ClientId::LEFT);
@@ -256,7 +304,11 @@ impl Document {
                 client: ClientId::LEFT,
                 holder: Arc::clone(holder),
             };
-            let claim = range_claim(&actor, true);
+            let claim = Claim {
+                access: Access::READ.with(Access::WRITE),
+                denies: Access::WRITE.with(Access::DELETE),
+                ..range_claim(&actor, true)
+            };
             self.opens
                 .insert(held_open(id, 0, claim, &actor, Some(until)));
             self.range_set_mut(0).insert(HeldRange {
