@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use sluice_nfs_wire::nlm::Stat;
@@ -65,11 +66,19 @@ pub(super) struct ShareKey {
     pub(super) owner: Vec<u8>,
 }
 
+/// An owner with locks.
+struct Owner {
+    /// The view through which all of its locks can be given back.
+    tree: Tree,
+    _note: LockNote,
+    /// Grows with each lock.
+    locked: u64,
+}
+
 struct ClientState {
     /// Keeps the client known to the file layer, so that a reconnect meets its own locks.
     client: Arc<Client>,
-    /// The view through which all of an owner's locks can be given back.
-    owners: HashMap<OwnerKey, (Tree, LockNote)>,
+    owners: HashMap<OwnerKey, Owner>,
     waits: HashMap<WaitKey, Wait>,
     shares: HashMap<ShareKey, (Arc<Open>, LockNote)>,
 }
@@ -96,6 +105,8 @@ pub(crate) struct LockManager {
     clients: Mutex<HashMap<ClientId, ClientState>>,
     /// The state that a client told with its last restart.
     restarts: Mutex<HashMap<(IpAddr, String), i32>>,
+    /// Counts locks.
+    locked: AtomicU64,
     stop: CancellationToken,
     pub(super) client_portmap_port: u16,
 }
@@ -105,6 +116,7 @@ impl LockManager {
         Self {
             clients: Mutex::default(),
             restarts: Mutex::default(),
+            locked: AtomicU64::new(1),
             stop: CancellationToken::new(),
             client_portmap_port,
         }
@@ -144,33 +156,47 @@ impl LockManager {
             if !state.owners.contains_key(&key) && state.entries() >= CLIENT_ENTRIES_MAX {
                 return Err(Stat::DeniedNoLocks);
             }
-            state.owners.insert(key, (place.tree.clone(), note));
+            let owner = Owner {
+                tree: place.tree.clone(),
+                _note: note,
+                locked: self.locked.fetch_add(1, Ordering::Relaxed),
+            };
+            state.owners.insert(key, owner);
             Ok(())
         })
     }
 
-    /// Notes that an owner has given back all its locks on a node; a part given back leaves the note, which does no harm.
-    pub(super) fn forget(&self, caller: &Caller, place: &Place, lock: &NfsLock) {
+    /// Which lock was an owner's last on a node; to be asked before it gives some back.
+    pub(super) fn last_lock(&self, caller: &Caller, place: &Place, lock: &NfsLock) -> Option<u64> {
+        let key = owner_key(place, lock);
+        self.with(&caller.client, |state| {
+            state.owners.get(&key).map(|owner| owner.locked)
+        })
+    }
+
+    /// Notes that an owner has given back all its locks on a node up to `last`; a later one may have been granted meanwhile. A part
+    /// given back leaves the note, which does no harm.
+    pub(super) fn forget(&self, caller: &Caller, place: &Place, lock: &NfsLock, last: Option<u64>) {
         if lock.offset == 0 && lock.length == u64::MAX {
             let key = owner_key(place, lock);
-            self.with(&caller.client, |state| state.owners.remove(&key));
+            self.with(&caller.client, |state| {
+                if state.owners.get(&key).map(|owner| owner.locked) == last {
+                    state.owners.remove(&key);
+                }
+            });
         }
     }
 
-    /// Nothing of the clients is left on these documents: the addresses of those who had locks there.
-    pub(super) fn lost(&self, documents: &HashSet<NodeId>) -> HashSet<IpAddr> {
-        let mut clients = self.clients.lock();
-        let mut concerned = HashSet::new();
-        clients.retain(|_, state| {
-            let lost = state
-                .owners
-                .extract_if(|key, _| documents.contains(&key.node));
-            if lost.count() > 0 {
-                concerned.insert(state.client.address);
-            }
-            state.entries() > 0
+    /// The addresses of clients that have or had something on these documents. What is known of it stays: it may have been taken
+    /// anew already.
+    pub(super) fn clients_of(&self, documents: &HashSet<NodeId>) -> HashSet<IpAddr> {
+        let clients = self.clients.lock();
+        let concerned = clients.values().filter(|state| {
+            let locked = state.owners.keys().map(|key| key.node);
+            let shared = state.shares.keys().map(|key| key.node);
+            locked.chain(shared).any(|node| documents.contains(&node))
         });
-        concerned
+        concerned.map(|state| state.client.address).collect()
     }
 
     /// The answer to a request that is waiting already, if it is: granted meanwhile, or still blocked.
@@ -285,9 +311,9 @@ impl LockManager {
                 let (Wait::Queued(token) | Wait::Granted(token)) = wait;
                 token.cancel();
             }
-            for (key, (tree, _)) in state.owners {
+            for (key, owner) in state.owners {
                 // A node that is gone holds no locks.
-                let _ = tree.unlock(key.node, &key.owner, 0, u64::MAX).await;
+                let _ = owner.tree.unlock(key.node, &key.owner, 0, u64::MAX).await;
             }
             for (open, _) in state.shares.into_values() {
                 let _ = open.close().await;

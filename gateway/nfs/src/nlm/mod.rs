@@ -15,6 +15,7 @@ mod shares;
 mod waiting;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use sluice_nfs_wire::nfs3::Status;
@@ -188,7 +189,14 @@ async fn lock(call: &Call<'_>, args: &LockArgs, version: u32) -> Stat {
         true => NfsLockHow::Reclaim,
         false => NfsLockHow::AtOnce,
     };
-    match place.tree.lock(place.node, lock.clone(), how).await {
+    let (vfs, since) = (&call.head.vfs, Instant::now());
+    let locked = loop {
+        match place.tree.lock(place.node, lock.clone(), how).await {
+            Err(error) if args.reclaim && recovery.once_more(vfs, &error, since).await => {}
+            answer => break answer,
+        }
+    };
+    match locked {
         Ok(note) => match locks.remember(&call.caller, &place, &lock, note) {
             Ok(()) => Stat::Granted,
             Err(stat) => {
@@ -229,13 +237,15 @@ async fn unlock(call: &Call<'_>, args: &LockArgs) -> Stat {
         Ok(entered) => entered,
         Err(stat) => return stat,
     };
+    let locks = &call.head.locks;
+    let last = locks.last_lock(&call.caller, &place, &lock);
     match place
         .tree
         .unlock(place.node, &lock.owner, lock.offset, lock.length)
         .await
     {
         Ok(()) | Err(VfsError::RangeNotLocked) => {
-            call.head.locks.forget(&call.caller, &place, &lock);
+            locks.forget(&call.caller, &place, &lock, last);
             Stat::Granted
         }
         // What is gone holds no locks.

@@ -11,10 +11,10 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
-use sluice_vfs::{Peer, Vfs, VfsError};
+use sluice_vfs::{Peer, Protocol, Vfs, VfsError};
 use tokio::sync::Semaphore;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
@@ -42,6 +42,10 @@ const TELL_PAUSES: [Duration; 9] = [
 ];
 /// Clients told at a time.
 const TOLD_AT_ONCE: usize = 64;
+/// How long a lock that is taken again waits for who is in its way.
+const AGAIN_WITHIN: Duration = Duration::from_secs(3);
+/// Pause between two looks.
+const AGAIN_PAUSE: Duration = Duration::from_millis(50);
 /// For how long the loss of a node is remembered, in case the one that tells its clients is lost too.
 const LOSS_REMEMBERED: Duration = Duration::from_secs(60);
 
@@ -54,6 +58,7 @@ pub(crate) struct Recovery {
     /// Who had locks before this start.
     before: Vec<LockClient>,
     grace: Duration,
+    began: SystemTime,
     /// Until when new locks wait.
     until: Mutex<Option<Instant>>,
     /// The other nodes. One that is here and lives no more is being looked into: until then new locks wait too.
@@ -77,6 +82,7 @@ impl Recovery {
             remembered: Remembered::new(vfs.member(), start, before.clone()),
             before,
             grace,
+            began: SystemTime::now(),
             until: Mutex::new(until),
             nodes: Mutex::default(),
         }
@@ -100,6 +106,29 @@ impl Recovery {
     pub(super) async fn remember(&self, call: &Call<'_>) -> Result<(), VfsError> {
         let vfs = &call.head.vfs;
         self.remembered.add(vfs, call.address(), call.called).await
+    }
+
+    /// After a refusal, whether a request that takes again what was lost, and came at `since`, is to be tried once more. Who decides
+    /// about the document may hear of the loss later than the client, and has the lost lock itself until then: what an NFS client
+    /// of another node, or of this one's last run, has is waited for a moment.
+    pub(super) async fn once_more(&self, vfs: &Vfs, refused: &VfsError, since: Instant) -> bool {
+        let more = self.may_be_lost(vfs, refused) && since.elapsed() < AGAIN_WITHIN;
+        if more {
+            tokio::time::sleep(AGAIN_PAUSE).await;
+        }
+        more
+    }
+
+    fn may_be_lost(&self, vfs: &Vfs, error: &VfsError) -> bool {
+        match error {
+            VfsError::Delay => true,
+            VfsError::Conflict(conflict) => {
+                let holder = &conflict.holder;
+                matches!(holder.protocol, Protocol::Nfs3 | Protocol::Nfs4)
+                    && (holder.node != vfs.node_name() || holder.since < self.began)
+            }
+            _ => false,
+        }
     }
 
     fn begin_grace(&self) {
@@ -150,7 +179,7 @@ async fn tell_of_force(head: &Arc<Head>) {
                 Err(_) => break,
             }
         }
-        let concerned = head.locks.lost(&lost);
+        let concerned = head.locks.clients_of(&lost);
         let mut clients = head.recovery.remembered.all().await;
         clients.retain(|client| concerned.contains(&client.address));
         if !clients.is_empty() {

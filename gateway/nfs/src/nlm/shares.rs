@@ -1,5 +1,7 @@
 //! SHARE and UNSHARE (RFC 1813 II.3.15): DOS share reservations become opens of the file layer.
 
+use std::time::Instant;
+
 use sluice_nfs_wire::nlm::{ShareArgs, Stat};
 use sluice_vfs::{
     AccessMask, CacheRequest, Disposition, NewNode, NodeType, OpenFlags, OpenRequest, ShareMode,
@@ -42,7 +44,14 @@ pub(super) async fn share(call: &Call<'_>, args: &ShareArgs) -> Stat {
         Ok(note) => note,
         Err(error) => return failure(&error),
     };
-    let opened = match place.tree.open(request(&place, args)).await {
+    let (vfs, since) = (&call.head.vfs, Instant::now());
+    let opened = loop {
+        match place.tree.open(request(&place, args)).await {
+            Err(error) if args.reclaim && recovery.once_more(vfs, &error, since).await => {}
+            answer => break answer,
+        }
+    };
+    let opened = match opened {
         Ok(opened) => opened.open,
         Err(VfsError::Delay) => return Stat::DeniedGracePeriod,
         Err(error) => return failure(&error),

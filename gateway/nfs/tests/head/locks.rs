@@ -1,6 +1,9 @@
 //! NLM: locks between two machines, waiting with GRANTED, share reservations, and a restarted client.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
+use sluice_lockmgr::{self as lm, LockService};
 use sluice_nfs_wire::nfs3::{FileHandle, Stability, Status};
 use sluice_nfs_wire::nlm::{
     self, Holder, Lock, LockArgs, LockForm, LockRes, NotifyArgs, Procedure, ShareArgs, ShareRes,
@@ -11,8 +14,8 @@ use sluice_nfs_wire::rpc::{self, Incoming, ReplyHead};
 use sluice_nfs_wire::xdr::{Decoder, Encoder, Opaque, Xdr, XdrError};
 use sluice_nfs_wire::{nsm, portmap};
 use sluice_vfs::{
-    AccessMask, CacheRequest, Disposition, NewNode, NodeType, OpenFlags, OpenRequest, RelPath,
-    ShareMode, Target, VfsError,
+    AccessMask, CacheRequest, Disposition, NewNode, NodeType, Open, OpenFlags, OpenRequest,
+    RelPath, ShareMode, Target, VfsError,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -409,6 +412,11 @@ async fn share(client: &mut Client, procedure: Procedure, args: &ShareArgs) -> S
     results.last::<ShareRes>().expect("nlm4_shareres").stat
 }
 
+fn document_of(file: &FileHandle) -> u64 {
+    let document = file.0.get(8..16).expect("a handle names its document");
+    u64::from_be_bytes(document.try_into().expect("eight bytes"))
+}
+
 #[tokio::test]
 async fn a_share_reservation_denies_what_it_says() {
     let server = Server::start().await;
@@ -501,16 +509,16 @@ async fn clients_of_a_restarted_server_are_told_and_take_their_locks_again_befor
     }
 }
 
-/// An SMB open for writing that lets nobody else write.
-async fn write_alone(server: &Server, name: &str) -> Result<(), VfsError> {
+/// An SMB open for reading and writing that denies nobody.
+async fn open_shared(server: &Server, name: &str) -> Result<Arc<Open>, VfsError> {
     let request = OpenRequest {
         target: Target::Path(RelPath::parse(name, '/').expect("a path")),
         stream: None,
-        access: AccessMask(AccessMask::WRITE_DATA),
+        access: AccessMask(AccessMask::READ_DATA | AccessMask::WRITE_DATA),
         share: ShareMode {
             read: true,
-            write: false,
-            delete: false,
+            write: true,
+            delete: true,
         },
         disposition: Disposition::Open,
         node_type: NodeType::NotDirectory,
@@ -519,8 +527,17 @@ async fn write_alone(server: &Server, name: &str) -> Result<(), VfsError> {
         cache: CacheRequest::None,
         listener: None,
     };
-    let opened = server.smb().open(request).await?;
-    opened.open.close().await.map(drop)
+    Ok(server.smb().open(request).await?.open)
+}
+
+/// Opens as [`open_shared`], writes the first bytes and closes.
+async fn write_shared(server: &Server, name: &str) -> Result<(), VfsError> {
+    let open = open_shared(server, name).await?;
+    let written = open
+        .write(0, Bytes::from_static(b"x"), sluice_vfs::Stability::Unstable)
+        .await;
+    open.close().await?;
+    written.map(drop)
 }
 
 #[tokio::test]
@@ -541,10 +558,10 @@ async fn after_a_restart_no_other_protocol_comes_before_a_lock_that_is_taken_aga
     let server = server.restart().await;
     let before = Instant::now();
     for name in ["locked", "left", "reserved"] {
-        let refused = write_alone(&server, name).await.expect_err(name);
+        let refused = write_shared(&server, name).await.expect_err(name);
         assert!(matches!(refused, VfsError::Conflict(_)), "{refused}");
     }
-    write_alone(&server, "free").await.expect("nobody had it");
+    write_shared(&server, "free").await.expect("nobody had it");
     let mut a = Client::connect_as(server.address, "client-a", 1000).await;
     let again = LockArgs {
         reclaim: true,
@@ -556,13 +573,62 @@ async fn after_a_restart_no_other_protocol_comes_before_a_lock_that_is_taken_aga
         ..alone
     };
     assert_eq!(share(&mut a, Procedure::Share, &alone).await, Stat::Granted);
-    while write_alone(&server, "left").await.is_err() {
+    while write_shared(&server, "left").await.is_err() {
         assert!(before.elapsed().as_secs() < 20, "it ends");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
-    for name in ["locked", "reserved"] {
-        write_alone(&server, name).await.expect_err("taken again");
-    }
+    write_shared(&server, "locked").await.expect_err("locked");
+    let denied = open_shared(&server, "reserved").await;
+    assert!(denied.is_err(), "denied");
+}
+
+#[tokio::test]
+async fn a_lock_that_is_taken_again_waits_for_who_decides_to_hear_that_it_was_lost() {
+    let server = Server::start().await;
+    let (mut a, _, file) = two(&server).await;
+    let client = lm::ClientId(77);
+    let holder = Arc::new(lm::Holder {
+        protocol: lm::Protocol::Nfs3,
+        user: String::new(),
+        address: String::new(),
+        client_name: String::new(),
+        node: "lost".to_owned(),
+        path: String::new(),
+        rule: None,
+        since_unix_ms: 0,
+    });
+    let resource = lm::ResourceId::main(document_of(&file));
+    let lost = lm::OwnedRangeRequest {
+        resource,
+        actor: lm::Actor {
+            protocol: lm::Protocol::Nfs3,
+            client,
+            holder,
+        },
+        owner: lm::RangeOwner(1),
+        lock: lm::RangeLock {
+            range: lm::ByteRange::WHOLE,
+            exclusive: true,
+        },
+        on_conflict: lm::OnConflict::Reject,
+        reclaim: false,
+    };
+    server.locks.lock_owned(lost).await.expect("held");
+    let of_a = range(&file, "client-a", 0, 10, false);
+    assert_eq!(lock(&mut a, &of_a).await, Stat::Denied, "no reclaim");
+    let again = LockArgs {
+        reclaim: true,
+        ..of_a
+    };
+    let hear_later = async {
+        server.locks.until_asked_again().await;
+        let locks = &server.locks;
+        locks
+            .unlock_all_owned(resource, client, Some(lm::RangeOwner(1)))
+            .await;
+    };
+    let (stat, ()) = tokio::join!(lock(&mut a, &again), hear_later);
+    assert_eq!(stat, Stat::Granted);
 }
 
 #[tokio::test]
@@ -580,12 +646,16 @@ async fn clients_are_told_of_what_was_taken_from_them_by_force_and_keep_the_rest
     let kept = range(&other, "client-a", 0, 10, false);
     assert_eq!(lock(&mut a, &of_a).await, Stat::Granted);
     assert_eq!(lock(&mut a, &kept).await, Stat::Granted);
-    let document = file.0.get(8..16).expect("a handle names its document");
-    let document = u64::from_be_bytes(document.try_into().expect("eight bytes"));
-    server.locks.take_by_force(document).await;
+    let reserved = a.new_file(&root, "reserved").await;
+    let alone = share_args(&reserved, "client-a", 2, 2);
+    assert_eq!(share(&mut a, Procedure::Share, &alone).await, Stat::Granted);
+    server.locks.take_by_force(document_of(&file)).await;
     assert_eq!(lock(&mut b, &of_b).await, Stat::Granted, "it is free");
     let told = take_notice(&monitor).await;
     assert_eq!(&told.name.0[..], b"127.0.0.1");
+    server.locks.take_by_force(document_of(&reserved)).await;
+    let told = take_notice(&monitor).await;
+    assert_eq!(&told.name.0[..], b"127.0.0.1", "of a reservation too");
     // Told so, a client takes all its locks again.
     let again = |args: LockArgs| LockArgs {
         reclaim: true,

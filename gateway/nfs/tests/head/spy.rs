@@ -10,10 +10,13 @@ use sluice_lockmgr::{
     MonotonicClock, Note, OpenId, OpenRef, OpenRequest, OpenState, Opened, OwnedRangeRequest,
     RangeHolder, RangeNotLocked, RangeOwner, RangeRequest, ResourceId, ShareMode,
 };
+use tokio::sync::watch;
 
 pub struct SpyLocks {
     locks: LocalLocks,
     host: OnceLock<Arc<dyn LockHost>>,
+    /// Requests that took a lock again.
+    again: watch::Sender<usize>,
 }
 
 impl SpyLocks {
@@ -22,7 +25,14 @@ impl SpyLocks {
         Arc::new(Self {
             locks: LocalLocks::new(LockOptions::default(), clock),
             host: OnceLock::new(),
+            again: watch::Sender::default(),
         })
+    }
+
+    /// Returns once somebody was refused who took a lock again, and asks again.
+    pub async fn until_asked_again(&self) {
+        let mut again = self.again.subscribe();
+        again.wait_for(|n| *n > 1).await.expect("this keeps it");
     }
 
     /// What the node's clients have on a document was taken away by force.
@@ -50,6 +60,10 @@ macro_rules! forward {
             }
             fn keep_for_reclaim(&self, node: &str, documents: &[u64], keep: Duration) {
                 self.locks.keep_for_reclaim(node, documents, keep);
+            }
+            async fn lock_owned(&self, request: OwnedRangeRequest) -> Result<(), Denial> {
+                self.again.send_modify(|n| *n += usize::from(request.reclaim));
+                self.locks.lock_owned(request).await
             }
             fn try_close(&self, open: OpenRef) -> Option<Closed> {
                 self.locks.try_close(open)
@@ -87,7 +101,6 @@ forward! {
     break_caches_before_move(resource: ResourceId, actor: &Actor, open: Option<OpenRef>) -> Result<(), Denial>;
     lock(request: RangeRequest) -> Result<(), Denial>;
     unlock(open: OpenRef, range: ByteRange) -> Result<(), RangeNotLocked>;
-    lock_owned(request: OwnedRangeRequest) -> Result<(), Denial>;
     unlock_owned(resource: ResourceId, client: ClientId, owner: RangeOwner, range: ByteRange) -> ();
     unlock_all_owned(resource: ResourceId, client: ClientId, owner: Option<RangeOwner>) -> ();
     test_owned(request: &OwnedRangeRequest) -> Option<RangeHolder>;
