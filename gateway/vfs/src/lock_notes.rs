@@ -25,7 +25,7 @@ const FORGOTTEN_AT_ONCE: usize = 1000;
 struct Noted {
     /// How many [`LockNote`]s there are.
     uses: usize,
-    /// The repository has it.
+    /// The repository surely has it. If not it may have it nevertheless.
     stored: bool,
 }
 
@@ -50,10 +50,8 @@ impl Drop for LockNote {
     fn drop(&mut self) {
         let mut known = self.known.lock();
         if let Some(noted) = known.get_mut(&self.node) {
+            // Whether it is stored or not: an attempt that failed may have been carried out.
             noted.uses -= 1;
-            if noted.uses == 0 && !noted.stored {
-                known.remove(&self.node);
-            }
         }
     }
 }
@@ -94,6 +92,14 @@ impl LockNotes {
         }
     }
 
+    /// They may be stored or not: stored anew before they are relied on, forgotten once more if nobody does.
+    fn unsure(&self, nodes: &[NodeId]) {
+        let mut known = self.known.lock();
+        for node in nodes {
+            known.entry(*node).or_default();
+        }
+    }
+
     async fn forget_unused(&self, repo: &dyn Repository) {
         let _turn = self.turn.write().await;
         let unused: Vec<NodeId> = {
@@ -106,7 +112,7 @@ impl LockNotes {
         for nodes in unused.chunks(FORGOTTEN_AT_ONCE) {
             if let Err(error) = repo.forget_locked(nodes.to_vec()).await {
                 tracing::debug!(%error, "notes on NFS locks are forgotten later");
-                self.stored_before(nodes);
+                self.unsure(nodes);
             }
         }
     }
@@ -201,9 +207,40 @@ mod tests {
         notes.forget_unused(&repo).await;
         assert_eq!(repo.noted_locked().await, Ok(vec![]));
         assert!(notes.note(&repo, NODE).await.is_err());
-        assert!(notes.known.lock().is_empty());
+        notes.forget_unused(&repo).await;
+        assert!(notes.known.lock().is_empty(), "also what failed");
         let again = notes.note(&repo, NODE).await.expect("stored anew");
         assert_eq!(repo.noted_locked().await, Ok(vec![NODE]));
         drop(again);
+    }
+
+    #[tokio::test]
+    async fn a_document_that_may_have_been_forgotten_is_noted_anew() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (repo, notes) = (repository(&folder).await, LockNotes::default());
+        drop(notes.note(&repo, NODE).await.expect("stored"));
+        repo.inject("forget_locked", 0, Fault::LostReply);
+        notes.forget_unused(&repo).await;
+        assert_eq!(repo.noted_locked().await, Ok(vec![]), "carried out");
+        let again = notes.note(&repo, NODE).await.expect("stored anew");
+        assert_eq!(repo.noted_locked().await, Ok(vec![NODE]));
+        drop(again);
+        let refused = RepoError::Unavailable(String::new());
+        repo.inject("forget_locked", 0, Fault::Error(refused));
+        notes.forget_unused(&repo).await;
+        assert_eq!(repo.noted_locked().await, Ok(vec![NODE]), "not carried out");
+        notes.forget_unused(&repo).await;
+        assert_eq!(repo.noted_locked().await, Ok(vec![]), "tried once more");
+    }
+
+    #[tokio::test]
+    async fn a_note_whose_storing_failed_is_forgotten_as_it_may_be_stored() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (repo, notes) = (repository(&folder).await, LockNotes::default());
+        repo.inject("note_locked", 0, Fault::LostReply);
+        assert!(notes.note(&repo, NODE).await.is_err());
+        assert_eq!(repo.noted_locked().await, Ok(vec![NODE]));
+        notes.forget_unused(&repo).await;
+        assert_eq!(repo.noted_locked().await, Ok(vec![]));
     }
 }
