@@ -78,7 +78,8 @@ impl Document {
         bind: bool,
     ) -> Option<Verdict> {
         let obstacle = self.io_obstacle(stream, actor, range, write, bind)?;
-        let kept = matches!(obstacle, Obstacle::Range { party, .. } if party.client == ClientId::LEFT);
+        let kept =
+            matches!(obstacle, Obstacle::Range { party, .. } if party.client == ClientId::LEFT);
         Some(if kept {
             Verdict::Break(obstacle)
         } else {
