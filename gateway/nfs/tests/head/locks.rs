@@ -1,6 +1,7 @@
 //! NLM: locks between two machines, waiting with GRANTED, share reservations, and a restarted client.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::{Bytes, BytesMut};
 use sluice_lockmgr::{self as lm, LockService};
@@ -296,6 +297,18 @@ async fn a_cancelled_lock_is_not_granted_later() {
     assert_eq!(lock(&mut a, &held).await, Stat::Granted);
 }
 
+/// FREE_ALL.
+async fn restarted(client: &mut Client, name: &str) {
+    let notify = NotifyArgs {
+        name: Opaque::copy_of(name),
+        state: 3,
+    };
+    let (head, _) = client
+        .call(nlm::PROGRAM, VERSION, Procedure::FreeAll as u32, &notify)
+        .await;
+    assert_eq!(head, ReplyHead::Success);
+}
+
 #[tokio::test]
 async fn a_restarted_client_has_no_locks() {
     let server = Server::start().await;
@@ -308,14 +321,7 @@ async fn a_restarted_client_has_no_locks() {
         lock(&mut b, &range(&file, "client-b", 20, 10, false)).await,
         Stat::Granted
     );
-    let notify = NotifyArgs {
-        name: Opaque::copy_of("client-a"),
-        state: 3,
-    };
-    let (head, _) = a
-        .call(nlm::PROGRAM, VERSION, Procedure::FreeAll as u32, &notify)
-        .await;
-    assert_eq!(head, ReplyHead::Success);
+    restarted(&mut a, "client-a").await;
     assert_eq!(
         lock(&mut b, &range(&file, "client-b", 0, 10, false)).await,
         Stat::Granted
@@ -667,6 +673,33 @@ async fn clients_are_told_of_what_was_taken_from_them_by_force_and_keep_the_rest
     assert_eq!(lock(&mut b, &of_b).await, Stat::Denied);
     assert_eq!(unlock(&mut a, &kept).await, Stat::Granted);
     assert_eq!(lock(&mut b, &of_b).await, Stat::Granted, "it was one lock");
+    // What was locked since is known as before: a restart of its client frees it.
+    restarted(&mut b, "client-b").await;
+    let of_a = range(&file, "client-a", 0, 10, false);
+    assert_eq!(lock(&mut a, &of_a).await, Stat::Granted);
+}
+
+#[tokio::test]
+async fn what_is_locked_while_an_unlock_is_under_way_is_freed_with_its_client() {
+    let server = Server::start().await;
+    let (mut a, mut b, file) = two(&server).await;
+    let mut other_thread = Client::connect_as(server.address, "client-a", 1000).await;
+    let of_a = range(&file, "client-a", 0, 10, false);
+    assert_eq!(lock(&mut a, &of_a).await, Stat::Granted);
+    let all = range(&file, "client-a", 0, u64::MAX, false);
+    server.locks.hold_unlocks.store(true, Ordering::SeqCst);
+    let lock_meanwhile = async {
+        server.locks.until_unlocked().await;
+        let granted = lock(&mut other_thread, &of_a).await;
+        server.locks.hold_unlocks.store(false, Ordering::SeqCst);
+        granted
+    };
+    let (unlocked, locked) = tokio::join!(unlock(&mut a, &all), lock_meanwhile);
+    assert_eq!((unlocked, locked), (Stat::Granted, Stat::Granted));
+    let of_b = range(&file, "client-b", 0, 10, false);
+    assert_eq!(lock(&mut b, &of_b).await, Stat::Denied);
+    restarted(&mut a, "client-a").await;
+    assert_eq!(lock(&mut b, &of_b).await, Stat::Granted);
 }
 
 #[tokio::test]

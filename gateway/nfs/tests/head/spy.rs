@@ -1,5 +1,6 @@
 //! The lock service of one node that lets a test speak to the file layer as a cluster's would.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -17,6 +18,10 @@ pub struct SpyLocks {
     host: OnceLock<Arc<dyn LockHost>>,
     /// Requests that took a lock again.
     again: watch::Sender<usize>,
+    /// While set, who unlocks is not answered.
+    pub hold_unlocks: AtomicBool,
+    /// Unlocks carried out.
+    unlocked: watch::Sender<usize>,
 }
 
 impl SpyLocks {
@@ -26,6 +31,8 @@ impl SpyLocks {
             locks: LocalLocks::new(LockOptions::default(), clock),
             host: OnceLock::new(),
             again: watch::Sender::default(),
+            hold_unlocks: AtomicBool::new(false),
+            unlocked: watch::Sender::default(),
         })
     }
 
@@ -33,6 +40,12 @@ impl SpyLocks {
     pub async fn until_asked_again(&self) {
         let mut again = self.again.subscribe();
         again.wait_for(|n| *n > 1).await.expect("this keeps it");
+    }
+
+    /// Returns once something was unlocked.
+    pub async fn until_unlocked(&self) {
+        let mut unlocked = self.unlocked.subscribe();
+        unlocked.wait_for(|n| *n > 0).await.expect("this keeps it");
     }
 
     /// What the node's clients have on a document was taken away by force.
@@ -64,6 +77,19 @@ macro_rules! forward {
             async fn lock_owned(&self, request: OwnedRangeRequest) -> Result<(), Denial> {
                 self.again.send_modify(|n| *n += usize::from(request.reclaim));
                 self.locks.lock_owned(request).await
+            }
+            async fn unlock_owned(
+                &self,
+                resource: ResourceId,
+                client: ClientId,
+                owner: RangeOwner,
+                range: ByteRange,
+            ) {
+                self.locks.unlock_owned(resource, client, owner, range).await;
+                self.unlocked.send_modify(|n| *n += 1);
+                while self.hold_unlocks.load(Ordering::SeqCst) {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
             }
             fn try_close(&self, open: OpenRef) -> Option<Closed> {
                 self.locks.try_close(open)
@@ -101,7 +127,6 @@ forward! {
     break_caches_before_move(resource: ResourceId, actor: &Actor, open: Option<OpenRef>) -> Result<(), Denial>;
     lock(request: RangeRequest) -> Result<(), Denial>;
     unlock(open: OpenRef, range: ByteRange) -> Result<(), RangeNotLocked>;
-    unlock_owned(resource: ResourceId, client: ClientId, owner: RangeOwner, range: ByteRange) -> ();
     unlock_all_owned(resource: ResourceId, client: ClientId, owner: Option<RangeOwner>) -> ();
     test_owned(request: &OwnedRangeRequest) -> Option<RangeHolder>;
     acknowledge_break(ack: BreakAck) -> Result<CacheState, AckError>;
