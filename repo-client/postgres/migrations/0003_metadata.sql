@@ -75,12 +75,6 @@ CREATE TABLE record(
 );
 CREATE UNIQUE INDEX record_name ON record(kind, name);
 
--- Documents on which NFS clients of a node's life may have locks: kept for them when that life is over.
-CREATE TABLE nfs_locked(
-    epoch bigint NOT NULL, document bigint NOT NULL,
-    PRIMARY KEY(epoch, document)
-);
-
 CREATE TABLE setting(key text COLLATE "C" PRIMARY KEY, value bytea NOT NULL);
 CREATE TABLE counter(key text COLLATE "C" PRIMARY KEY, value bigint NOT NULL);
 

@@ -37,6 +37,11 @@ const STEPS: &[Step] = &[
         sql: include_str!("../migrations/0005_commits.sql"),
         oldest: 5,
     },
+    Step {
+        sql: include_str!("../migrations/0006_nfs_locks.sql"),
+        // Nodes that don't know it would not keep what is noted there.
+        oldest: 6,
+    },
 ];
 
 /// Held while the schema is changed, so that nodes that start together do not do it twice, and shared by those that join.
@@ -208,6 +213,25 @@ mod tests {
         .execute(conn)
         .await
         .expect("session");
+    }
+
+    #[tokio::test]
+    async fn a_database_of_before_the_notes_of_nfs_locks_gets_them() {
+        let server = PostgresServer::shared().expect("server");
+        let url = server.database().expect("database");
+        let options = PgConnectOptions::from_str(&url).expect("address");
+        let options = options.options([("search_path", "sluice")]);
+        let mut conn = PgConnection::connect_with(&options).await.expect("connect");
+        let before = STEPS.get(..5).expect("five steps");
+        migrate_by(&mut conn, before).await.expect("made before");
+        migrate(&mut conn).await.expect("brought up to date");
+        let note = r#"SELECT op_locked(0, '{"do": "note", "documents": [7]}', 3)"#;
+        sqlx::query(note).execute(&mut conn).await.expect("noted");
+        let noted: Vec<(i64, i64)> = sqlx::query_as("SELECT epoch, document FROM nfs_locked")
+            .fetch_all(&mut conn)
+            .await
+            .expect("read");
+        assert_eq!(noted, [(3, 7)]);
     }
 
     #[tokio::test]

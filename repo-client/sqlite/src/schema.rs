@@ -6,7 +6,7 @@ use sluice_repo::{RepoError, Result};
 use crate::error::db;
 
 /// Steps from each schema version to the next; the number of the version is the number of steps done.
-const STEPS: &[&str] = &[include_str!("schema_1.sql")];
+const STEPS: &[&str] = &[include_str!("schema_1.sql"), include_str!("schema_2.sql")];
 
 /// Creates the tables or brings them up to date; refuses a database that a newer program has written.
 pub(crate) fn migrate(conn: &mut Connection) -> Result<()> {
@@ -36,4 +36,27 @@ pub(crate) fn migrate(conn: &mut Connection) -> Result<()> {
     )
     .map_err(db)?;
     tx.commit().map_err(db)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_of_before_the_notes_of_nfs_locks_gets_them() {
+        for sometimes_there in ["", include_str!("schema_2.sql")] {
+            let mut conn = Connection::open_in_memory().expect("opens");
+            conn.execute_batch("CREATE TABLE schema_version(version INTEGER NOT NULL) STRICT")
+                .expect("made before");
+            conn.execute_batch(include_str!("schema_1.sql"))
+                .expect("made before");
+            conn.execute_batch(sometimes_there).expect("made before");
+            conn.execute("INSERT INTO schema_version VALUES (1)", [])
+                .expect("made before");
+            migrate(&mut conn).expect("brought up to date");
+            conn.execute("INSERT INTO nfs_locked VALUES (7)", [])
+                .expect("noted");
+            migrate(&mut conn).expect("once more");
+        }
+    }
 }

@@ -63,8 +63,5 @@ CREATE TABLE record(
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX record_name ON record(kind, name);
 
--- Documents on which NFS clients may have locks: kept for them after the next start.
-CREATE TABLE nfs_locked(document INTEGER PRIMARY KEY) STRICT;
-
 CREATE TABLE setting(key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE counter(key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
