@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sluice_tests::clients::ftp::FtpClient;
-use sluice_tests::clients::nfs3::{Nfs3Client, Stable};
-use sluice_tests::clients::smb::{Cache, SmbClient, access, disposition, share};
+use sluice_tests::clients::nfs3::Nfs3Client;
+use sluice_tests::clients::smb::SmbClient;
 use sluice_tests::node::{PASSWORD, TestNode, USER};
+
+use crate::documents::{EMPTY, content, put_over_ftp, put_over_nfs, put_over_smb};
 
 /// What a writer knows: the last content that was acknowledged as durable, and those that it has tried since without an
 /// answer (which may or may not be there, but whole).
@@ -20,20 +22,6 @@ struct Known {
 }
 
 type Ledger = Arc<Mutex<BTreeMap<String, Known>>>;
-
-/// Number of a document that is made and nothing more.
-const EMPTY: u32 = 0;
-
-/// Content number `n`: its length and every byte follow from the number, so that a torn document shows.
-pub fn content(n: u32) -> Vec<u8> {
-    if n == EMPTY {
-        return Vec::new();
-    }
-    let length = [100, 5_000, 70_000, 400_000][n as usize % 4] + n as usize % 97;
-    let mut bytes = n.to_le_bytes().to_vec();
-    bytes.resize(length, (n % 251) as u8);
-    bytes
-}
 
 /// One write and its place in the ledger. An error (the connection broke) ends the writer.
 fn attempt(
@@ -62,26 +50,7 @@ fn smb_writer(address: &str, ledger: &Ledger, stop: &AtomicBool, first: u32) -> 
             break;
         }
         let name = format!("smb{}", n % 5);
-        attempt(ledger, &name, n, || {
-            let rights = access::READ | access::WRITE;
-            let Ok(file) = client.create(
-                &name,
-                rights,
-                share::READ,
-                disposition::OVERWRITE_IF,
-                Cache::None,
-            )?
-            else {
-                return Ok(false);
-            };
-            let bytes = content(n);
-            for (at, part) in bytes.chunks(60_000).enumerate() {
-                if client.write(file, at as u64 * 60_000, part)? != 0 {
-                    return Ok(false);
-                }
-            }
-            Ok(client.close(file)? == 0)
-        })?;
+        attempt(ledger, &name, n, || put_over_smb(&mut client, &name, n))?;
     }
     Ok(())
 }
@@ -96,15 +65,7 @@ fn nfs_writer(address: &str, ledger: &Ledger, stop: &AtomicBool, first: u32) -> 
         // A new name each time: over NFSv3 replacing a document takes several calls and is not atomic.
         let name = format!("nfs{n}");
         attempt(ledger, &name, n, || {
-            let Ok(file) = client.create(&root, &name)? else {
-                return Ok(false);
-            };
-            for (at, part) in content(n).chunks(60_000).enumerate() {
-                if client.write(&file, at as u64 * 60_000, part, Stable::Unstable)? != 0 {
-                    return Ok(false);
-                }
-            }
-            Ok(client.commit(&file)?.is_ok())
+            put_over_nfs(&mut client, &root, &name, n)
         })?;
         // Answered before it is on the disk, but what the process handed to the system does not end with the process.
         attempt(ledger, &format!("nfs-empty{n}"), EMPTY, || {
@@ -121,9 +82,7 @@ fn ftp_writer(address: &str, ledger: &Ledger, stop: &AtomicBool, first: u32) -> 
             break;
         }
         let name = format!("ftp{}", n % 5);
-        attempt(ledger, &name, n, || {
-            Ok(client.store(&format!("/docs/{name}"), &content(n))?.code == 226)
-        })?;
+        attempt(ledger, &name, n, || put_over_ftp(&mut client, &name, n))?;
     }
     Ok(())
 }

@@ -15,33 +15,19 @@ struct Step {
     oldest: i32,
 }
 
+impl Step {
+    const fn new(sql: &'static str, oldest: i32) -> Step {
+        Step { sql, oldest }
+    }
+}
+
 /// Steps from each schema version to the next; the number of the version is the number of steps done.
 const STEPS: &[Step] = &[
-    Step {
-        sql: include_str!("../migrations/0001_cluster.sql"),
-        oldest: 1,
-    },
-    Step {
-        sql: include_str!("../migrations/0002_registry.sql"),
-        oldest: 2,
-    },
-    Step {
-        sql: include_str!("../migrations/0003_metadata.sql"),
-        oldest: 3,
-    },
-    Step {
-        sql: include_str!("../migrations/0004_changes.sql"),
-        oldest: 4,
-    },
-    Step {
-        sql: include_str!("../migrations/0005_commits.sql"),
-        oldest: 5,
-    },
-    Step {
-        sql: include_str!("../migrations/0006_nfs_locks.sql"),
-        // Nodes that don't know it would not keep what is noted there.
-        oldest: 6,
-    },
+    Step::new(include_str!("../migrations/0001_cluster.sql"), 1),
+    Step::new(include_str!("../migrations/0002_registry.sql"), 2),
+    Step::new(include_str!("../migrations/0003_metadata.sql"), 3),
+    Step::new(include_str!("../migrations/0004_changes.sql"), 4),
+    Step::new(include_str!("../migrations/0005_commits.sql"), 5),
 ];
 
 /// Held while the schema is changed, so that nodes that start together do not do it twice, and shared by those that join.
@@ -198,7 +184,7 @@ mod tests {
 
     fn steps_and(sql: &'static str, oldest: i32) -> Vec<Step> {
         let mut steps = STEPS.to_vec();
-        steps.push(Step { sql, oldest });
+        steps.push(Step::new(sql, oldest));
         steps
     }
 

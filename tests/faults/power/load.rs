@@ -8,11 +8,11 @@ use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use sluice_tests::clients::ftp::FtpClient;
-use sluice_tests::clients::nfs3::{Nfs3Client, Stable};
-use sluice_tests::clients::smb::{Cache, SmbClient, access, disposition, share};
+use sluice_tests::clients::nfs3::Nfs3Client;
+use sluice_tests::clients::smb::SmbClient;
 use sluice_tests::node::{PASSWORD, TestNode, USER};
 
-use crate::kill::content;
+use crate::documents::{content, put_over_ftp, put_over_nfs, put_over_smb};
 
 /// One change of a document.
 #[derive(Clone, Debug)]
@@ -145,17 +145,7 @@ fn smb_writer(address: &str, who: u32, ledger: &Shared, stop: &AtomicBool) -> an
         // Few names, each replaced again and again.
         let name = format!("smb{who}-{}", n % 7);
         attempt(ledger, &name, (Some((name.clone(), n)), true), || {
-            let rights = access::READ | access::WRITE;
-            let how = disposition::OVERWRITE_IF;
-            let Ok(file) = client.create(&name, rights, share::READ, how, Cache::None)? else {
-                return Ok(false);
-            };
-            for (at, part) in content(n).chunks(60_000).enumerate() {
-                if client.write(file, at as u64 * 60_000, part)? != 0 {
-                    return Ok(false);
-                }
-            }
-            Ok(client.close(file)? == 0)
+            put_over_smb(&mut client, &name, n)
         })?;
     }
     Ok(())
@@ -170,15 +160,7 @@ fn nfs_writer(address: &str, who: u32, ledger: &Shared, stop: &AtomicBool) -> an
         }
         let (name, moved) = (format!("nfs{who}-{n}"), format!("moved{who}-{n}"));
         attempt(ledger, &name, (Some((name.clone(), n)), true), || {
-            let Ok(file) = client.create(&root, &name)? else {
-                return Ok(false);
-            };
-            for (at, part) in content(n).chunks(60_000).enumerate() {
-                if client.write(&file, at as u64 * 60_000, part, Stable::Unstable)? != 0 {
-                    return Ok(false);
-                }
-            }
-            Ok(client.commit(&file)?.is_ok())
+            put_over_nfs(&mut client, &root, &name, n)
         })?;
         if n % 2 == 0 {
             attempt(ledger, &name, (Some((moved.clone(), n)), false), || {
@@ -202,7 +184,7 @@ fn ftp_writer(address: &str, who: u32, ledger: &Shared, stop: &AtomicBool) -> an
         }
         let name = format!("ftp{who}-{}", n % 5);
         attempt(ledger, &name, (Some((name.clone(), n)), false), || {
-            Ok(client.store(&format!("/docs/{name}"), &content(n))?.code == 226)
+            put_over_ftp(&mut client, &name, n)
         })?;
     }
     Ok(())
