@@ -28,6 +28,8 @@ const STEPS: &[Step] = &[
     Step::new(include_str!("../migrations/0003_metadata.sql"), 3),
     Step::new(include_str!("../migrations/0004_changes.sql"), 4),
     Step::new(include_str!("../migrations/0005_commits.sql"), 5),
+    // Nodes that don't know it would not keep what is noted there.
+    Step::new(include_str!("../migrations/0006_nfs_locks.sql"), 6),
 ];
 
 /// Held while the schema is changed, so that nodes that start together do not do it twice, and shared by those that join.
