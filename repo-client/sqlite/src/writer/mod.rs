@@ -3,7 +3,8 @@
 //!
 //! Two things are taken in turn. The *connection* is held for a transaction, never while the disk is waited for: changes that are answered
 //! before they are durable go on meanwhile. The *turn* is held by whoever makes changes durable, from the transaction to the end of the
-//! sync (`log`): all that must be durable when it is answered and comes meanwhile goes into the next transaction and shares its sync.
+//! sync (`log`): all that must be durable when it is answered and comes meanwhile shares the next sync. A caller that may be held up
+//! carries it out already (*ahead*), so that processor and disk are at work at the same time; all else goes into the next transaction.
 //!
 //! A change that needs content goes through a stage of its own before that (`stage`): it comes up for the turn once its content is durable,
 //! so that a transaction never names what a loss of power could take, and a content disk that is slow or hangs holds up nobody else.
@@ -34,12 +35,14 @@ use crate::checkpoint::Checkpointer;
 use log::Log;
 use stage::Stage;
 pub(crate) use tx::{Touch, Tx};
-use worker::Worker;
+use worker::{Done, Worker};
 
 /// Most changes in one transaction.
 const BATCH_MAX: usize = 1024;
 /// What was answered before it was durable is durable after this time at the latest (and a sync).
 const SETTLE_WITHIN: Duration = Duration::from_millis(5);
+/// Most transactions in a row that one sync makes durable.
+const TRANSACTIONS_MAX: usize = 3;
 /// Times that a thread looks for changes of others before it leaves them to the writer's.
 const LOOKS_MAX: usize = 8;
 
@@ -92,6 +95,8 @@ struct Queue {
     now: Vec<Job>,
     /// Changes that are not waited for so long: whoever has the connection takes them.
     soon: Vec<Job>,
+    /// Batches that were carried out while somebody had the turn: the next sync makes them durable, and who does it answers them.
+    carried: Vec<Done>,
     /// Somebody has the turn.
     turn: bool,
     closed: bool,
@@ -117,9 +122,14 @@ impl Queue {
         jobs.drain(..count).collect()
     }
 
+    /// Whether there is a change that is to be made durable.
+    fn has_now(&self) -> bool {
+        !self.now.is_empty() || !self.carried.is_empty()
+    }
+
     /// Whether there is a change that nobody is at work on.
     fn has_work(&self) -> bool {
-        !self.soon.is_empty() || !self.now.is_empty() && !self.turn
+        !self.soon.is_empty() || self.has_now() && !self.turn
     }
 }
 
@@ -374,6 +384,7 @@ impl Drop for Ends {
         let left = (
             std::mem::take(&mut queue.now),
             std::mem::take(&mut queue.soon),
+            std::mem::take(&mut queue.carried),
         );
         drop(queue);
         drop(left);
@@ -429,12 +440,43 @@ impl Shared {
         match mine.then(|| self.turn()) {
             Some(Some(turn)) => held_up(|| self.make_durable(&turn)),
             // Whoever has it looks into the queue when it has finished.
-            Some(None) => {}
+            Some(None) => self.carry_out_ahead(),
             None => {
                 if self.queue.lock().has_work() {
                     self.filled.notify_one();
                 }
             }
+        }
+    }
+
+    /// Carries out what waits to be durable while somebody else has the turn, so that only the sync is left to him. Nothing waits for
+    /// this: what is not carried out here he finds in the queue.
+    fn carry_out_ahead(&self) {
+        for _ in 0..LOOKS_MAX {
+            let Some(mut held) = self.worker.try_lock() else {
+                return;
+            };
+            let batch = {
+                let mut queue = self.queue.lock();
+                match queue.turn {
+                    true => queue.take(Lasting::Now),
+                    false => Vec::new(),
+                }
+            };
+            let is_over = batch.is_empty();
+            if let Some(worker) = held.as_mut().filter(|_| !is_over) {
+                let done = worker.carry_out(batch);
+                self.queue.lock().carried.push(done);
+            }
+            self.release(held);
+            if is_over {
+                break;
+            }
+        }
+        self.carry_out_soon();
+        // He may have given it back meanwhile.
+        if self.queue.lock().has_work() {
+            self.filled.notify_one();
         }
     }
 
@@ -449,24 +491,33 @@ impl Shared {
 
     /// One transaction with all that is to be durable when it is answered, and the sync that makes it so, with all before it.
     fn make_durable(&self, _turn: &Turn<'_>) {
-        let batch = self.queue.lock().take(Lasting::Now);
-        let mut done = None;
-        if !batch.is_empty() {
+        let mut carried = Vec::new();
+        // What has come during a transaction needs no sync of its own.
+        for _ in 0..TRANSACTIONS_MAX {
+            let batch = {
+                let mut queue = self.queue.lock();
+                carried.append(&mut queue.carried);
+                queue.take(Lasting::Now)
+            };
+            if batch.is_empty() {
+                break;
+            }
             let mut held = self.worker.lock();
-            done = held.as_mut().map(|worker| worker.carry_out(batch));
+            carried.extend(held.as_mut().map(|worker| worker.carry_out(batch)));
             self.release(held);
             self.carry_out_soon();
         }
         // Even if nothing was changed: what was found may not be durable yet.
-        let durable = match done.as_ref().is_some_and(|done| done.outcome.is_err()) {
+        let failed = !carried.is_empty() && carried.iter().all(|done| done.outcome.is_err());
+        let durable = match failed {
             true => Ok(()),
             false => self.sync_all(),
         };
         if let Err(error) = &durable {
             tracing::error!(%error, "changes of the repository could not be made durable");
         }
-        if let Some(done) = done {
-            done.answer(durable);
+        for done in carried {
+            done.answer(durable.clone());
         }
     }
 
@@ -501,8 +552,7 @@ impl Shared {
             let is_due = {
                 let queue = self.queue.lock();
                 let since = queue.unsynced;
-                !queue.now.is_empty()
-                    || since.is_some_and(|since| since.elapsed() >= self.settle_within)
+                queue.has_now() || since.is_some_and(|since| since.elapsed() >= self.settle_within)
             };
             if is_due && let Some(turn) = self.turn() {
                 self.make_durable(&turn);
@@ -530,13 +580,16 @@ impl Shared {
                 let mut queue = self.queue.lock();
                 let mut batch = std::mem::take(&mut queue.soon);
                 batch.append(&mut queue.now);
+                let mut carried = std::mem::take(&mut queue.carried);
                 drop(queue);
-                if batch.is_empty() {
+                if batch.is_empty() && carried.is_empty() {
                     break;
                 }
-                let done = worker.carry_out(batch);
+                carried.push(worker.carry_out(batch));
                 let durable = self.log.sync();
-                done.answer(durable);
+                for done in carried {
+                    done.answer(durable.clone());
+                }
             }
             let Worker {
                 conn, checkpointer, ..
@@ -553,7 +606,7 @@ impl Shared {
     /// Whether changes wait to be made durable, and nothing else is to be done.
     fn has_more(&self) -> bool {
         let queue = self.queue.lock();
-        !queue.now.is_empty() && !queue.chores && !queue.closed
+        queue.has_now() && !queue.chores && !queue.closed
     }
 
     /// Waits for the turn, after which nobody else gets it.

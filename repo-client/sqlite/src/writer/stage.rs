@@ -128,8 +128,9 @@ impl Shared {
         match mine {
             Some(Some(settling)) => held_up(|| {
                 self.settle_waiting(settling);
-                if let Some(turn) = self.turn() {
-                    self.make_durable(&turn);
+                match self.turn() {
+                    Some(turn) => self.make_durable(&turn),
+                    None => self.carry_out_ahead(),
                 }
             }),
             // Whoever is at it looks again when he has finished.

@@ -275,6 +275,27 @@ async fn callers_and_the_writers_thread_together_lose_no_change() {
     assert_eq!(late, Err(closed()));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_is_carried_out_while_others_become_durable_and_answered_after_a_sync_of_its_own()
+{
+    let folder = tempfile::tempdir().expect("folder");
+    let writer = writer(folder.path(), LONG);
+    let turn = until(async || writer.shared.turn()).await;
+    drop(until(async || writer.idle()).await);
+    let change = writer.change(Lasting::Now, |tx| insert(tx, 1, 10));
+    let mut change = std::pin::pin!(sluice_repo::in_own_task(change));
+    tokio::select! {
+        biased;
+        _ = &mut change => panic!("it is not durable"),
+        () = std::future::ready(()) => {}
+    }
+    assert_eq!(writer.shared.queue.lock().carried.len(), 1);
+    assert!(writer.has_pending());
+    drop(turn);
+    assert_eq!(change.await, Ok(()));
+    assert!(!writer.has_pending());
+}
+
 /// Something that a change needs first; what is to happen when it is asked for.
 struct Need<F>(F);
 
