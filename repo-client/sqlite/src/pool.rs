@@ -18,6 +18,10 @@ const VFS: &str = "unix-excl";
 /// Read connections kept for the next reader.
 const IDLE_MAX: usize = 16;
 
+/// Pages that the writer keeps: what the log holds between two checkpoints, and the hot ones. More would mean memory that has never been
+/// touched for each page of content that goes through it, which costs more than reading a page again.
+const WRITER_CACHE_KIB: u32 = 32 << 10;
+
 /// Opens the connection that changes the database.
 pub(crate) fn open_writer(path: &Path) -> Result<Connection> {
     let conn = Connection::open_with_flags_and_vfs(path, OpenFlags::default(), VFS).map_err(db)?;
@@ -26,7 +30,7 @@ pub(crate) fn open_writer(path: &Path) -> Result<Connection> {
          PRAGMA wal_autocheckpoint = 0; PRAGMA foreign_keys = OFF;",
     )
     .map_err(db)?;
-    tune(&conn, 128 << 10)?;
+    tune(&conn, WRITER_CACHE_KIB)?;
     conn.execute_batch("PRAGMA mmap_size = 4294967296;")
         .map_err(db)?;
     Ok(conn)

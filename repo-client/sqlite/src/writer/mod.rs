@@ -438,7 +438,7 @@ impl Shared {
     fn carry_out_now(&self) {
         let mine = sluice_repo::may_block() && !self.worker.is_locked();
         match mine.then(|| self.turn()) {
-            Some(Some(turn)) => held_up(|| self.make_durable(&turn)),
+            Some(Some(turn)) => self.make_durable_here(&turn),
             // Whoever has it looks into the queue when it has finished.
             Some(None) => self.carry_out_ahead(),
             None => {
@@ -490,22 +490,30 @@ impl Shared {
     }
 
     /// One transaction with all that is to be durable when it is answered, and the sync that makes it so, with all before it.
-    fn make_durable(&self, _turn: &Turn<'_>) {
+    fn make_durable(&self, turn: &Turn<'_>) {
+        self.make_durable_with(turn, Vec::new());
+    }
+
+    /// The same on a thread of the runtime, which gets another one for its other tasks only while this one waits for the disk: waking
+    /// that takes about as long as a transaction, and it would run beside it.
+    fn make_durable_here(&self, turn: &Turn<'_>) {
         let mut carried = Vec::new();
+        if let Some(held) = self.worker.try_lock() {
+            let batch = self.take_now(&mut carried);
+            self.transact(held, batch, &mut carried);
+        }
+        held_up(|| self.make_durable_with(turn, carried));
+    }
+
+    /// The same with what this thread has carried out already.
+    fn make_durable_with(&self, _turn: &Turn<'_>, mut carried: Vec<Done>) {
         // What has come during a transaction needs no sync of its own.
         for _ in 0..TRANSACTIONS_MAX {
-            let batch = {
-                let mut queue = self.queue.lock();
-                carried.append(&mut queue.carried);
-                queue.take(Lasting::Now)
-            };
+            let batch = self.take_now(&mut carried);
             if batch.is_empty() {
                 break;
             }
-            let mut held = self.worker.lock();
-            carried.extend(held.as_mut().map(|worker| worker.carry_out(batch)));
-            self.release(held);
-            self.carry_out_soon();
+            self.transact(self.worker.lock(), batch, &mut carried);
         }
         // Even if nothing was changed: what was found may not be durable yet.
         let failed = !carried.is_empty() && carried.iter().all(|done| done.outcome.is_err());
@@ -519,6 +527,27 @@ impl Shared {
         for done in carried {
             done.answer(durable.clone());
         }
+    }
+
+    /// What is to be made durable: changes, and what others have carried out of them.
+    fn take_now(&self, carried: &mut Vec<Done>) -> Vec<Job> {
+        let mut queue = self.queue.lock();
+        carried.append(&mut queue.carried);
+        queue.take(Lasting::Now)
+    }
+
+    /// With the connection: one transaction, if there is something to do, then what came meanwhile and needs no wait for the disk.
+    fn transact(
+        &self,
+        mut held: MutexGuard<'_, Option<Worker>>,
+        batch: Vec<Job>,
+        carried: &mut Vec<Done>,
+    ) {
+        if let Some(worker) = held.as_mut().filter(|_| !batch.is_empty()) {
+            carried.push(worker.carry_out(batch));
+        }
+        self.release(held);
+        self.carry_out_soon();
     }
 
     /// Makes all that is in the log durable; with the turn. What comes meanwhile is waited for from the end of the turn on.
