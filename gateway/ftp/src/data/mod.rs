@@ -1,6 +1,7 @@
 //! Data connections: how they come about, and bytes in and out of them. Only the control connection's own peer is ever let in
 //! or called (RFC 2577).
 
+mod keeper;
 mod link;
 mod machine;
 mod parts;

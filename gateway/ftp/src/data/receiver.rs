@@ -105,8 +105,10 @@ impl<'a> Receiver<'a> {
         let one_piece = self.reads == 1
             && self.bytes <= ONE_PIECE_BYTES_MAX
             && self.begun.elapsed() < ONE_PIECE_TIME;
-        // The bytes are here already; whether the client still listens on this connection changes nothing.
-        let _ = tokio::time::timeout(self.stall, self.stream.shutdown()).await;
+        if self.stream.is_tls() {
+            // The bytes are here already; whether the client still listens on this connection changes nothing.
+            let _ = tokio::time::timeout(self.stall, self.stream.shutdown()).await;
+        }
         let as_announced = announced == Some(self.bytes as u64);
         if self.close_notify || one_piece || as_announced {
             End::Certain

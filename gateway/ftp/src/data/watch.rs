@@ -8,14 +8,9 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+use super::keeper;
 use super::machine;
 
-/// A wait that ends so much too late tells that programs stand in line for the processor here, perhaps that of the peer, too.
-const BUSY_LATENESS: Duration = Duration::from_micros(200);
-/// How much longer an end is waited for then.
-const BUSY_PATIENCE: Duration = Duration::from_millis(2);
-/// Time before the next look whether the machine is at rest; twice as long after each, as those who look are not at rest themselves.
-const LOOK_TIME: Duration = Duration::from_micros(100);
 /// Looks at once, each after everybody else had a chance to run.
 const LOOKS_AT_ONCE: usize = 4;
 
@@ -43,50 +38,28 @@ impl Watch {
     /// Waits for the end of the connection while there is doubt, somewhat longer on a busy machine; more exact than the runtime's clock.
     /// Says whether it came.
     pub(crate) async fn ended_by(&self, doubt: Doubt) -> bool {
-        for _ in 0..if doubt.same_machine { LOOKS_AT_ONCE } else { 1 } {
-            if let Some(ended) = self.look(&doubt, Duration::ZERO, doubt.longest) {
-                return ended;
-            }
-            // It may be this very thread that keeps the client from going on.
-            std::thread::yield_now();
+        if self.has_ended() == Some(true) {
+            return true;
         }
-        let watch = self.clone();
-        let ended = tokio::task::spawn_blocking(move || watch.wait(&doubt));
-        // Without an answer nobody knows that the peer is there.
-        ended.await.unwrap_or(true)
-    }
-
-    fn wait(&self, doubt: &Doubt) -> bool {
-        let (mut longest, mut pause) = (doubt.longest, LOOK_TIME);
-        loop {
-            let left = longest.saturating_sub(doubt.since.elapsed());
-            let step = match doubt.same_machine {
-                true => left.min(pause),
-                false => left,
-            };
-            pause *= 2;
-            if let Some(ended) = self.look(doubt, step, longest) {
-                return ended;
-            }
-            if doubt.since.elapsed() > doubt.longest + BUSY_LATENESS {
-                longest = doubt.longest + BUSY_PATIENCE;
+        if doubt.same_machine && keeper::waiting() == 0 {
+            for _ in 0..LOOKS_AT_ONCE {
+                // In this order: who ran before the threads were counted may have ended the connection by then.
+                let at_rest = machine::runnable() == Some(1);
+                if at_rest && let Some(ended) = self.has_ended() {
+                    return ended;
+                }
+                // It may be this very thread that keeps the client from going on.
+                std::thread::yield_now();
             }
         }
+        keeper::wait(self.clone(), doubt).await
     }
 
-    /// Waits for the end of the connection so long: whether it came, or `None` if there is doubt still.
-    fn look(&self, doubt: &Doubt, step: Duration, longest: Duration) -> Option<bool> {
-        // In this order: who ran before the threads were counted may have ended the connection by then.
-        let age = doubt.since.elapsed();
-        let at_rest = doubt.same_machine && machine::runnable() == Some(1);
-        let step = if at_rest { Duration::ZERO } else { step };
-        let timeout = Timespec {
-            tv_sec: step.as_secs().try_into().unwrap_or_default(),
-            tv_nsec: step.subsec_nanos().into(),
-        };
+    /// Whether the connection has ended; `None` if the system did not say.
+    pub(super) fn has_ended(&self) -> Option<bool> {
         let mut watched = [PollFd::new(&*self.0, PollFlags::RDHUP)];
-        match poll(&mut watched, Some(&timeout)) {
-            Ok(0) => (at_rest || age >= longest).then_some(false),
+        match poll(&mut watched, Some(&Timespec::default())) {
+            Ok(0) => Some(false),
             Err(Errno::INTR) => None,
             Ok(_) | Err(_) => Some(true),
         }
@@ -118,8 +91,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(20);
 
     #[tokio::test]
-    async fn a_peer_that_is_there_is_waited_for_and_one_that_leaves_is_seen_at_once()
-    -> io::Result<()> {
+    async fn a_peer_that_is_there_is_waited_for_and_one_that_leaves_is_seen() -> io::Result<()> {
         let (server, client) = pair().await?;
         let watch = server.watch()?;
         let short = doubt(Duration::from_micros(300), false);
@@ -128,8 +100,14 @@ mod tests {
         assert!(!watch.ended_by(short).await);
         let waiting = tokio::spawn({
             let watch = watch.clone();
-            async move { watch.ended_by(doubt(LONG, false)).await }
+            async move {
+                watch
+                    .ended_by(doubt(Duration::from_millis(300), false))
+                    .await
+            }
         });
+        // It looks, and waits.
+        tokio::task::yield_now().await;
         drop(client);
         assert!(waiting.await?);
         assert!(watch.ended_by(doubt(Duration::ZERO, false)).await);
