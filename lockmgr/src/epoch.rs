@@ -433,6 +433,21 @@ pub trait EpochRegistry: Send + Sync {
         shards: &[(ShardId, ShardEpoch)],
     ) -> Result<Vec<(ShardId, ShardEpoch)>, RegistryError>;
 
+    /// Draws the own turn `turn`, which is greater than all before: no [`EpochRegistry::take_silent`] under an earlier one comes
+    /// after this. Answers with [`ShardMap::version`] after that; who knows this map knows all that were taken.
+    async fn draw_turn(&self, me: Member, turn: u64) -> Result<u64, RegistryError>;
+
+    /// Makes `me` the owner of those of the shards that still have the given epoch **and** whose owner is `from`, if that is a
+    /// member still and has drawn `turn` last (0: none). Answers with those taken and their new epochs, also with those that are
+    /// `me`'s under the next epoch already, if the turn is still the same: who did not hear the answer asks again.
+    async fn take_silent(
+        &self,
+        me: Member,
+        from: Member,
+        turn: u64,
+        shards: &[(ShardId, ShardEpoch)],
+    ) -> Result<Vec<(ShardId, ShardEpoch)>, RegistryError>;
+
     /// Gives own shards that still have the given epoch to another member. Answers with those given and their new epochs; none
     /// if `to` is no member.
     async fn hand_over(

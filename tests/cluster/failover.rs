@@ -1,5 +1,5 @@
 //! How long the documents of a node that is killed, hangs, loses its power or is drained stay closed to others, and whether others'
-//! documents pause meanwhile. Prints what it measured; `SLUICE_FAILOVERS` (default 2), `SLUICE_HANGS` (of both kinds) and
+//! documents pause meanwhile. Prints what it measured; `SLUICE_FAILOVERS`, `SLUICE_HANGS` (of both kinds, default 2) and
 //! `SLUICE_DRAINS` (default 1) set how often.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,6 +48,9 @@ fn report(what: &str, mut measured: Vec<Duration>) {
 /// Between two opens of a neighbour. Clients that never rest keep the processors of a small machine busy by themselves, and
 /// what they wait for is its scheduler.
 const PAUSE: Duration = Duration::from_millis(2);
+/// What nobody held is not to wait until a node that hangs is fenced, which takes well over 5 s. Far above the goal of 100 ms:
+/// it is to hold on the slowest machine.
+const UNFENCED: Duration = Duration::from_secs(2);
 /// Documents that nobody has when the node is lost.
 const UNHELD: usize = 8;
 
@@ -108,6 +111,8 @@ fn lose_once(
     lose: impl FnOnce(&mut Cluster) -> Outcome,
 ) -> Outcome {
     cluster.wait_until_spread()?;
+    // What has come to a node in this moment, and it does not know of yet, waits with it.
+    cluster.wait_for_renewals("gw3")?;
     let mut owner = cluster.node(2).smb()?;
     let name = format!("held{round}");
     let rights = access::READ | access::WRITE;
@@ -216,9 +221,14 @@ fn lose_often(
         waits.unheld.iter().filter(soon).count(),
         waits.unheld.len()
     );
+    let longest = waits.unheld.iter().max().copied().unwrap_or_default();
     report(
         &format!("{what}: a document that nobody held opened after"),
         waits.unheld,
+    );
+    ensure!(
+        longest < UNFENCED,
+        "{what}: a document that nobody held waited for {longest:?}"
     );
     Ok(())
 }
@@ -238,7 +248,7 @@ fn a_killed_nodes_documents_are_free_again_and_other_documents_do_not_wait() -> 
 fn a_hung_nodes_documents_are_free_again_after_its_lease() -> Outcome {
     lose_often(
         Cluster::start()?,
-        times("SLUICE_HANGS", 1),
+        times("SLUICE_HANGS", 2),
         "hung",
         |cluster| cluster.nodes[2].pause(),
         |cluster| {
@@ -253,7 +263,7 @@ fn a_hung_nodes_documents_are_free_again_after_its_lease() -> Outcome {
 fn an_unreachable_nodes_documents_are_free_again_after_its_lease() -> Outcome {
     lose_often(
         Cluster::start_wired()?,
-        times("SLUICE_HANGS", 1),
+        times("SLUICE_HANGS", 2),
         "without power",
         |cluster| cluster.power_off(2),
         |cluster| cluster.power_on(2),

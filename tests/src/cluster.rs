@@ -280,6 +280,23 @@ impl Cluster {
         Ok(())
     }
 
+    /// Waits until a node has renewed its lease twice: it has long read by then who coordinates what.
+    pub fn wait_for_renewals(&self, name: &str) -> anyhow::Result<()> {
+        let lease =
+            format!("SELECT max(expires_at) FROM sluice.node_session WHERE name = '{name}'");
+        let begin = Instant::now();
+        for _ in 0..2 {
+            let last = self.server.sql(&lease)?;
+            while self.server.sql(&lease)? == last {
+                ensure!(
+                    begin.elapsed() < Duration::from_secs(20),
+                    "{name} does not renew its lease"
+                );
+            }
+        }
+        Ok(())
+    }
+
     /// Waits until each of the three nodes coordinates a third of all documents.
     pub fn wait_until_spread(&self) -> anyhow::Result<()> {
         let uneven = "SELECT count(*) FROM (SELECT 1 FROM sluice.lock_shard GROUP BY owner HAVING count(*) NOT IN (1365, 1366)) AS u";

@@ -16,16 +16,18 @@ mod peer;
 mod pieces;
 mod service;
 mod sinks;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use sluice_lockmgr::{
     Clock, EpochRegistry, GateHost, GatedLocks, LeftLocks, LockHost, LockOptions, Member, MemberId,
-    Now, Ticket,
+    Now, ShardId, Ticket,
 };
 use tokio::sync::{Notify, oneshot};
 
@@ -36,6 +38,8 @@ use ears::Ears;
 use machines::Machines;
 use pieces::Pieces;
 use sinks::OwnSinks;
+use watch::Watch;
+pub use watch::WatchOptions;
 
 /// Limits and times.
 #[derive(Clone, Copy, Debug, Default)]
@@ -44,6 +48,8 @@ pub struct ClusterOptions {
     pub locks: LockOptions,
     /// Of the tokens; `tokens_max` is of the whole node.
     pub tokens: TokenOptions,
+    /// Of the looks whether coordinators are silent.
+    pub watch: WatchOptions,
 }
 
 /// Locks that hold on all nodes of a cluster. A handle, cheap to clone; see the module's head.
@@ -63,6 +69,8 @@ enum Resolved {
 /// A call on its way.
 struct Asking {
     op: Bytes,
+    /// The coordinator that it was sent to last.
+    to: Option<(Member, ShardId)>,
     resolved: oneshot::Sender<Resolved>,
 }
 
@@ -87,6 +95,9 @@ struct Inner {
     members: Mutex<BTreeSet<Member>>,
     /// For how long the file layer may read its copies.
     ears: Ears,
+    /// Which coordinators are silent.
+    watch: Watch,
+    deputy_patience: Duration,
     next_number: AtomicU64,
     /// Own calls on their way.
     asking: Mutex<HashMap<RequestId, Asking>>,
@@ -143,6 +154,8 @@ impl ClusterLocks {
             runtime: tokio::runtime::Handle::current(),
             members: Mutex::default(),
             ears: Ears::new(Arc::new(BootClock)),
+            watch: Watch::new(options.watch, Arc::new(BootClock)),
+            deputy_patience: options.tokens.deputy_patience,
             next_number: AtomicU64::new(1),
             asking: Mutex::default(),
             evaluating: Mutex::default(),
@@ -245,6 +258,7 @@ impl Inner {
             let mut members = self.members.lock();
             change(&mut members);
             self.ears.members(&members);
+            self.watch.members(&members);
         }
         self.tell_host_members();
     }
@@ -328,6 +342,29 @@ impl ClusterHandler for ClusterLocks {
                 // Whoever was live when this map was read was announced before.
                 if !inner.members_known.swap(true, Ordering::AcqRel) {
                     inner.tell_host_members();
+                }
+            }
+            ClusterEvent::Deputy(deputy) => inner.step_all(&Event::Deputy(deputy)),
+            ClusterEvent::TookOver { from, turn, shards } => {
+                for (shard, epoch) in shards {
+                    let took = Event::TookOver {
+                        shard,
+                        epoch,
+                        of: from,
+                        turn,
+                    };
+                    inner.step_at(inner.machines.of_shard(shard), took);
+                }
+            }
+            ClusterEvent::NotTaken { from, turn, shards } => {
+                for (shard, epoch) in shards {
+                    let refused = Event::NotTaken {
+                        shard,
+                        epoch,
+                        of: from,
+                        turn,
+                    };
+                    inner.step_at(inner.machines.of_shard(shard), refused);
                 }
             }
             ClusterEvent::Frozen => {

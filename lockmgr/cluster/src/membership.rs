@@ -3,6 +3,7 @@
 mod clock;
 mod cluster;
 mod driver;
+mod lists;
 mod machine;
 mod plan;
 mod turn;
@@ -10,7 +11,7 @@ mod turn;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sluice_lockmgr::{LeftLocks, Member, Revoked, ShardMap};
+use sluice_lockmgr::{LeftLocks, Member, Revoked, ShardEpoch, ShardId, ShardMap};
 
 pub use cluster::{Cluster, ClusterStatus, JoinError, JoinOptions, PeerStatus, Standing};
 
@@ -32,6 +33,26 @@ pub enum ClusterEvent {
     NodeDown(Member),
     /// The owners of the shards have changed. Every member that was live when this map was read was told by `NodeUp` before.
     Shards(Arc<ShardMap>),
+    /// The deputy that this node's lists go to, and its turn: see [`crate::core::Event::Deputy`].
+    Deputy(Option<(Member, u64)>),
+    /// Shards of a silent member are this node's now, taken under that turn; `Shards` tells of them too.
+    TookOver {
+        /// Whose they were.
+        from: Member,
+        /// As [`crate::transport::Peers::take_over`] named it.
+        turn: u64,
+        /// Which, with their new epochs.
+        shards: Vec<(ShardId, ShardEpoch)>,
+    },
+    /// The registry refused to take these shards: what this node knows of them counts no more.
+    NotTaken {
+        /// Whose they were.
+        from: Member,
+        /// As [`crate::transport::Peers::take_over`] named it.
+        turn: u64,
+        /// Which, with the epochs that were named.
+        shards: Vec<(ShardId, ShardEpoch)>,
+    },
     /// These tokens of this node were taken away by force. The lease is prolonged when the call has returned: by then nothing may
     /// be done under them any more.
     Revoked(Vec<Revoked>),

@@ -48,6 +48,8 @@ struct Tables {
     /// Tokens that were taken away and whose holders have not said that they heard of it.
     revoked: Vec<(Member, Revoked)>,
     last_revoked: u64,
+    /// The turns that members have drawn.
+    turns: HashMap<Member, u64>,
     /// Sending half of each held life lock; true means lost.
     life: HashMap<Member, watch::Sender<bool>>,
 }
@@ -117,6 +119,13 @@ impl MemoryRegistry {
     pub fn note_locked(&self, member: Member, document: u64) {
         let mut tables = self.0.tables.lock();
         tables.nfs_locked.push((member.epoch, document));
+    }
+
+    /// The turn that a member has drawn last.
+    #[must_use]
+    pub fn turn(&self, member: Member) -> u64 {
+        let tables = self.0.tables.lock();
+        tables.turns.get(&member).copied().unwrap_or_default()
     }
 
     /// A document's fence; 0 if it was never forced.
@@ -235,6 +244,7 @@ impl Tables {
         if let Some(record) = self.members.remove(&member) {
             self.version += 1;
             self.mail.remove(&member);
+            self.turns.remove(&member);
             self.revoked.retain(|(holder, _)| *holder != member);
             self.past.push_front(PastMember {
                 member,
@@ -467,6 +477,40 @@ impl EpochRegistry for Door {
         })
     }
 
+    async fn draw_turn(&self, me: Member, turn: u64) -> Result<u64, RegistryError> {
+        self.apply(|tables, _| {
+            tables.is_member(me)?;
+            let last = tables.turns.entry(me).or_default();
+            *last = turn.max(*last);
+            Ok(tables.map.version)
+        })
+    }
+
+    async fn take_silent(
+        &self,
+        me: Member,
+        from: Member,
+        turn: u64,
+        shards: &[(ShardId, ShardEpoch)],
+    ) -> Result<Vec<(ShardId, ShardEpoch)>, RegistryError> {
+        self.apply(|tables, _| {
+            tables.is_member(me)?;
+            let drawn = tables.turns.get(&from).copied().unwrap_or_default();
+            if tables.is_member(from).is_err() || drawn != turn {
+                return Ok(Vec::new());
+            }
+            // Those whose answer was lost.
+            let next = |(shard, epoch): &(ShardId, ShardEpoch)| (*shard, ShardEpoch(epoch.0 + 1));
+            let mut taken: Vec<_> = shards.iter().map(next).collect();
+            taken.retain(|(shard, epoch)| {
+                let now = tables.map.owner(*shard);
+                (now.owner, now.epoch) == (Some(me), *epoch)
+            });
+            taken.extend(tables.move_shards(me, shards, |_, owner| owner == Some(from)));
+            Ok(taken)
+        })
+    }
+
     async fn hand_over(
         &self,
         me: Member,
@@ -636,6 +680,19 @@ mod tests {
         let taken = door.take_shards(a.member, &wanted).await.unwrap();
         assert_eq!(taken, [(ShardId(7), ShardEpoch(1))]);
         assert!(door.take_shards(b.member, &taken).await.unwrap().is_empty());
+        let silent = door.take_silent(b.member, a.member, 0, &taken).await;
+        let taken = silent.unwrap();
+        assert_eq!(taken, [(ShardId(7), ShardEpoch(2))]);
+        let lost = [(ShardId(7), ShardEpoch(1))];
+        let again = door.take_silent(b.member, a.member, 0, &lost).await;
+        assert_eq!(again.unwrap(), taken, "the answer may have been lost");
+        let back = door.hand_over(b.member, a.member, &taken).await.unwrap();
+        assert_eq!(back, [(ShardId(7), ShardEpoch(3))]);
+        let version = door.shard_map().await.unwrap().version;
+        assert_eq!(door.draw_turn(a.member, 1).await, Ok(version));
+        let late = door.take_silent(b.member, a.member, 0, &back).await;
+        assert!(late.unwrap().is_empty(), "its turn is over");
+        let taken = back;
         door.leave(a.member).await.unwrap();
         assert_eq!(door.take_shards(b.member, &taken).await.unwrap().len(), 1);
         let of_a = Revocation {

@@ -88,6 +88,8 @@ impl Waiter {
 pub(crate) struct Gate {
     /// This node is alone on the document since this term.
     pub(crate) term: Option<u64>,
+    /// When it was opened.
+    pub(crate) since: u64,
     pub(crate) holds: Holds,
     pub(crate) waiters: VecDeque<Waiter>,
     /// Lock requests of other nodes that were granted and not answered yet, and until when they are kept.
@@ -99,6 +101,13 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
+    pub(crate) fn opened(now: u64) -> Self {
+        Self {
+            since: now,
+            ..Self::default()
+        }
+    }
+
     fn free_for(&self, exclusive: bool) -> bool {
         self.holds.is_empty() || (!exclusive && self.holds.values().all(|held| !held))
     }

@@ -33,6 +33,8 @@ pub struct Plan {
     pub operations: u64,
     /// What goes wrong.
     pub faults: Faults,
+    /// One in so many requests is taken to be unheard though it is not.
+    pub spurious: u64,
     /// A rule that is left out, to show that the invariants need it.
     pub mutant: Mutant,
 }
@@ -51,6 +53,18 @@ pub enum Mutant {
     Forgetful,
     /// Nodes do not hear what a renewal says of tokens that were taken away.
     DeafRenewal,
+    /// A coordinator decides about documents before its deputy has them on its list.
+    HastyTaking,
+    /// A deputy takes shards over whatever its coordinator's turn is.
+    AnyTurn,
+    /// A coordinator whose deputy is silent does not look what that has taken.
+    NoLook,
+    /// A coordinator that stood still goes by what it knows of holders, and who was one answers for what it had.
+    OldNews,
+    /// A coordinator's lists are empty.
+    ShortList,
+    /// A deputy strikes documents from its list that the coordinator still decides about.
+    EarlyLeft,
 }
 
 impl Plan {
@@ -64,6 +78,7 @@ impl Plan {
             clients: 3,
             operations,
             faults: Faults::default(),
+            spurious: 200,
             mutant: Mutant::None,
         }
     }
@@ -80,10 +95,16 @@ pub struct Report {
     pub fenced: u64,
     /// Attempts to take a token away by force.
     pub forced: u64,
+    /// Shards that deputies took over from members.
+    pub taken_over: u64,
+    /// Times that a node went on without a deputy.
+    pub voided: u64,
     /// Faults.
     pub faults: u64,
     /// Incarnations that were fenced or died.
     pub losses: u64,
+    /// Answers that nobody else has anything uncommitted of a document.
+    pub settled: u64,
     /// Simulated milliseconds.
     pub ms: u64,
     /// Fingerprint of every event in order.

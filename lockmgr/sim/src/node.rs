@@ -55,6 +55,8 @@ pub(crate) struct Node {
     pub(crate) held: BTreeMap<u64, BTreeMap<ClientId, bool>>,
     /// Owners' epochs that the token machine was told.
     pub(crate) told: Vec<ShardEpoch>,
+    /// The version of the shard map that it knows.
+    pub(crate) known_map: u64,
     pub(crate) effects: VecDeque<Effect>,
     pub(crate) busy: bool,
     pub(crate) clients: Vec<Client>,
@@ -96,6 +98,7 @@ impl Node {
             evaluating: BTreeMap::new(),
             held: BTreeMap::new(),
             told: vec![ShardEpoch(0); usize::from(SHARDS)],
+            known_map: 0,
             effects: VecDeque::new(),
             busy: false,
             clients: (0..clients).map(client).collect(),

@@ -2,6 +2,7 @@
 
 mod effects;
 mod membership;
+mod settle;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -48,6 +49,8 @@ pub(crate) enum Event {
         evaluation: u64,
         op: Op,
     },
+    /// A node is asked whether something of a document is uncommitted.
+    Settle(settle::Question),
     /// A client goes on; the owner says for which of its operations this was meant.
     Client(Member, usize, ClientId),
     /// The next fault.
@@ -88,6 +91,14 @@ pub(crate) enum Call {
         state: sluice_lockmgr::MemberState,
     },
     HoldLife,
+    DrawTurn {
+        turn: u64,
+    },
+    TakeSilent {
+        from: Member,
+        turn: u64,
+        shards: Vec<Held>,
+    },
     ForceFence(Revocation),
     Head {
         client: usize,
@@ -274,6 +285,7 @@ impl World {
                 evaluation,
                 op,
             } => self.say_later(at, document, (from, request, evaluation), op),
+            Event::Settle(question) => self.settle_asked(question),
             Event::Client(member, client, owner) => self.client_goes_on(member, client, owner),
             Event::Fault => self.fault(),
             Event::DatabaseUp => {
@@ -412,7 +424,12 @@ impl World {
             return;
         };
         node.paused = false;
-        for event in std::mem::take(&mut node.deferred) {
+        let deferred = std::mem::take(&mut node.deferred);
+        // Its clients may be quicker than what others said meanwhile.
+        for document in 1..=self.plan.documents {
+            self.settle_some(member, document);
+        }
+        for event in deferred {
             self.after(0, event);
         }
     }
@@ -498,6 +515,7 @@ impl Event {
         match self {
             Event::Deliver { to, .. } => Some(*to),
             Event::Say { at, .. } => Some(*at),
+            Event::Settle(question) => Some(question.at),
             Event::Tick(member)
             | Event::Call(member, _)
             | Event::Answer(member, _)

@@ -43,12 +43,16 @@ fn every_invariant_holds_through_kills_pauses_partitions_and_a_failing_database(
                 total.losses += report.losses;
                 total.fenced += report.fenced;
                 total.forced += report.forced;
+                total.taken_over += report.taken_over;
+                total.voided += report.voided;
+                total.settled += report.settled;
             }
             Err(violation) => panic!("{violation}"),
         }
     }
     println!("{total:?}");
     assert!(total.faults > 0 && total.losses > 0, "{total:?}");
+    assert!(total.taken_over > 0 && total.voided > 0, "{total:?}");
 }
 
 /// A rule is needed if leaving it out shows within some seeds.
@@ -136,4 +140,85 @@ fn a_token_taken_away_by_force_leaves_one_writer() {
 fn a_node_that_does_not_hear_that_its_token_was_taken_away_is_found() {
     let found = (1..=12).find_map(|seed| run(&deaf(seed, Mutant::DeafRenewal)).err());
     assert_eq!(found.map(|v| v.invariant), Some("I1 single writer"));
+}
+
+/// Coordinators that stand still, mostly for less than their lease, while others ask them for documents that nobody has.
+fn silent(seed: u64, mutant: Mutant) -> Plan {
+    Plan {
+        documents: 60,
+        spurious: 50,
+        mutant,
+        faults: Faults {
+            pause: 6,
+            cut: 2,
+            slow: 1,
+            database_cut: 1,
+            kill: 1,
+            every_ms: 2_000,
+            ..Faults::none()
+        },
+        ..Plan::new(seed, 6_000)
+    }
+}
+
+#[test]
+fn shards_of_silent_coordinators_go_on_and_leave_one_writer() {
+    let (mut taken, mut voided, mut settled) = (0, 0, 0);
+    for seed in 1..=number("SLUICE_SIM_SEEDS", 12) {
+        match run(&silent(seed, Mutant::None)) {
+            Ok(report) => {
+                taken += report.taken_over;
+                voided += report.voided;
+                settled += report.settled;
+            }
+            Err(violation) => panic!("{violation}"),
+        }
+    }
+    assert!(
+        taken > 100 && voided > 100,
+        "{taken} shards, {voided} times"
+    );
+    assert!(settled > 1_000, "{settled} answers");
+    println!(
+        "{taken} shards taken over, {voided} times without a deputy, {settled} answers that all is committed"
+    );
+}
+
+/// A list that lacks something shows when its coordinator reports, or sooner.
+fn is_found_incomplete(mutant: Mutant) {
+    let found = (1..=12).find_map(|seed| run(&silent(seed, mutant)).err());
+    let found = found.map(|violation| violation.invariant);
+    let ways = ["I1 single writer", "I5 coherent read", "I11 complete list"];
+    assert!(
+        found.is_some_and(|found| ways.contains(&found)),
+        "{mutant:?}: {found:?}"
+    );
+}
+
+#[test]
+fn a_coordinator_that_does_not_wait_for_its_deputy_is_found() {
+    is_found_incomplete(Mutant::HastyTaking);
+}
+
+#[test]
+fn a_deputy_that_takes_over_with_a_list_of_an_earlier_turn_is_found() {
+    is_found_incomplete(Mutant::AnyTurn);
+}
+
+#[test]
+fn a_coordinator_that_does_not_look_what_its_deputy_took_is_found() {
+    let found = (1..=12).find_map(|seed| run(&silent(seed, Mutant::NoLook)).err());
+    assert_eq!(found.map(|v| v.invariant), Some("I1 single writer"));
+}
+
+#[test]
+fn a_coordinator_that_goes_by_old_news_of_holders_is_found() {
+    let found = (1..=12).find_map(|seed| run(&silent(seed, Mutant::OldNews)).err());
+    assert_eq!(found.map(|v| v.invariant), Some("I5 coherent read"));
+}
+
+#[test]
+fn a_list_that_is_not_complete_is_found() {
+    is_found_incomplete(Mutant::ShortList);
+    is_found_incomplete(Mutant::EarlyLeft);
 }

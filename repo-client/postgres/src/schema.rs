@@ -30,6 +30,8 @@ const STEPS: &[Step] = &[
     Step::new(include_str!("../migrations/0005_commits.sql"), 5),
     // Nodes that don't know it would not keep what is noted there.
     Step::new(include_str!("../migrations/0006_nfs_locks.sql"), 6),
+    // Nodes that don't know it have no turn, and don't understand what nodes tell their deputies.
+    Step::new(include_str!("../migrations/0007_turns.sql"), 7),
 ];
 
 /// Held while the schema is changed, so that nodes that start together do not do it twice, and shared by those that join.
@@ -203,15 +205,21 @@ mod tests {
         .expect("session");
     }
 
-    #[tokio::test]
-    async fn a_database_of_before_the_notes_of_nfs_locks_gets_them() {
+    /// A database that was made when there were so many steps.
+    async fn database_of(steps: usize) -> (Arc<PostgresServer>, PgConnection) {
         let server = PostgresServer::shared().expect("server");
         let url = server.database().expect("database");
         let options = PgConnectOptions::from_str(&url).expect("address");
         let options = options.options([("search_path", "sluice")]);
         let mut conn = PgConnection::connect_with(&options).await.expect("connect");
-        let before = STEPS.get(..5).expect("five steps");
+        let before = STEPS.get(..steps).expect("so many steps");
         migrate_by(&mut conn, before).await.expect("made before");
+        (server, conn)
+    }
+
+    #[tokio::test]
+    async fn a_database_of_before_the_notes_of_nfs_locks_gets_them() {
+        let (_server, mut conn) = database_of(5).await;
         migrate(&mut conn).await.expect("brought up to date");
         let note = r#"SELECT op_locked(0, '{"do": "note", "documents": [7]}', 3)"#;
         sqlx::query(note).execute(&mut conn).await.expect("noted");
@@ -220,6 +228,35 @@ mod tests {
             .await
             .expect("read");
         assert_eq!(noted, [(3, 7)]);
+    }
+
+    /// A node of a program without deputies would not understand the others, and has no turn.
+    #[tokio::test]
+    async fn a_database_of_before_the_turns_gets_them_once_its_older_nodes_have_stopped() {
+        let (_server, mut conn) = database_of(6).await;
+        live_node(&mut conn, "old", 60).await;
+        sqlx::query("UPDATE node_session SET schema = 6")
+            .execute(&mut conn)
+            .await
+            .expect("an older program");
+        let refused = migrate(&mut conn).await;
+        assert!(
+            matches!(&refused, Err(RepoError::Unavailable(why)) if why.contains("stop these first: old")),
+            "{refused:?}"
+        );
+        sqlx::query("DELETE FROM node_session")
+            .execute(&mut conn)
+            .await
+            .expect("stopped");
+        migrate(&mut conn).await.expect("brought up to date");
+        live_node(&mut conn, "new", 60).await;
+        let turn = "INSERT INTO node_turn(member, epoch, turn) VALUES (1, 60, 0)";
+        sqlx::query(turn).execute(&mut conn).await.expect("a turn");
+        let older = migrate_by(&mut conn, STEPS.get(..6).expect("six steps")).await;
+        assert!(
+            matches!(&older, Err(RepoError::Unavailable(why)) if why.contains("newer program")),
+            "{older:?}"
+        );
     }
 
     #[tokio::test]

@@ -48,6 +48,12 @@ pub(super) enum Mode {
         /// When to look again. [`Now::NEVER`]: it is being looked at.
         look: Now,
     },
+    /// By nobody: this node is to decide, for itself or for all, once the document is on its list.
+    Listing {
+        /// What goes behind the gate.
+        states: Parts,
+        pinned: bool,
+    },
     /// As central, and the gate is being closed if only this node (or nobody) has something.
     Returning { to: Option<Member> },
 }
@@ -96,7 +102,7 @@ impl Coordination {
     pub(super) fn holder(&self) -> Option<Member> {
         match self.mode {
             Mode::Alone { holder, .. } | Mode::Revoking { holder, .. } => Some(holder),
-            Mode::Central { .. } | Mode::Returning { .. } => None,
+            Mode::Central { .. } | Mode::Returning { .. } | Mode::Listing { .. } => None,
         }
     }
 
@@ -106,7 +112,7 @@ impl Coordination {
             Mode::Alone { holder, grant } | Mode::Revoking { holder, grant, .. } => {
                 holder == to && grant == token
             }
-            Mode::Central { .. } | Mode::Returning { .. } => false,
+            Mode::Central { .. } | Mode::Returning { .. } | Mode::Listing { .. } => false,
         }
     }
 }
@@ -145,11 +151,7 @@ impl TokenMachine {
     /// `coming`: the token that its holder is about to bring.
     fn ask(&mut self, document: u64, asked: Asked, coming: Option<GrantId>) {
         let Some(coordination) = self.coordination(document) else {
-            if self.is_left(document) {
-                return self.become_central(document, Vec::new(), VecDeque::from([asked]));
-            }
-            let from = asked.from;
-            self.give(document, from, None, VecDeque::new());
+            self.decide(document, false, Vec::new(), VecDeque::from([asked]));
             return;
         };
         match coordination.mode {
@@ -169,7 +171,9 @@ impl TokenMachine {
                 let at = queue.iter().position(|a| a.from != holder);
                 queue.insert(at.unwrap_or(queue.len()), asked);
             }
-            Mode::Revoking { .. } | Mode::Returning { .. } => coordination.queue.push_back(asked),
+            Mode::Revoking { .. } | Mode::Returning { .. } | Mode::Listing { .. } => {
+                coordination.queue.push_back(asked);
+            }
             Mode::Central { .. } => self.evaluate(document, asked),
         }
     }
@@ -293,6 +297,9 @@ impl TokenMachine {
             fence,
         };
         self.say(to, id, body);
+        if to != self.me {
+            self.leave_list(document);
+        }
         // It runs all that it had asked when the token reaches it.
         queue.retain(|asked| asked.from != to);
         if !queue.is_empty() {
@@ -406,23 +413,52 @@ impl TokenMachine {
     /// No token is out and the gate is closed: what becomes of the document.
     fn decide_again(&mut self, document: u64, states: Parts, queue: VecDeque<Asked>) {
         let pinned = self.count_transfer(document);
+        self.decide(document, pinned, states, queue);
+    }
+
+    /// The same. `pinned`: it is not to go to one node alone.
+    pub(super) fn decide(
+        &mut self,
+        document: u64,
+        pinned: bool,
+        states: Parts,
+        queue: VecDeque<Asked>,
+    ) {
         let first = queue.front().map(|asked| asked.from);
-        let Some(first) = first else {
-            if states.is_empty() {
-                if let Some(doc) = self.doc_mut(document) {
-                    doc.coordination = None;
-                }
-                self.forget_if_idle(document);
-            } else {
-                self.become_central(document, states, queue);
+        if first.is_none() && states.is_empty() {
+            if let Some(doc) = self.doc_mut(document) {
+                doc.coordination = None;
             }
+            self.leave_list(document);
+            self.forget_if_idle(document);
             return;
-        };
-        let one = queue.iter().all(|asked| asked.from == first);
-        if states.is_empty() && one && !pinned && !self.is_left(document) {
-            self.give(document, first, None, queue);
-        } else {
-            self.become_central(document, states, queue);
+        }
+        let alone = states.is_empty() && !pinned && !self.is_left(document);
+        let one = queue.iter().all(|asked| Some(asked.from) == first);
+        let to = first.filter(|_| alone && one);
+        if to.is_none_or(|to| to == self.me) && !self.is_listed(document) {
+            let mode = Mode::Listing { states, pinned };
+            let listing = self
+                .enter(document)
+                .coordination
+                .get_or_insert_with(|| Coordination::new(Mode::Returning { to: None }));
+            (listing.mode, listing.queue) = (mode, queue);
+            return;
+        }
+        match to {
+            Some(to) => self.give(document, to, None, queue),
+            None => self.become_central(document, states, queue),
+        }
+    }
+
+    /// The document is on the list, or there is none.
+    pub(super) fn may_decide(&mut self, document: u64) {
+        if let Some(coordination) = self.coordination(document)
+            && let Mode::Listing { states, pinned } = &mut coordination.mode
+        {
+            let (states, pinned) = (std::mem::take(states), *pinned);
+            let queue = std::mem::take(&mut coordination.queue);
+            self.decide(document, pinned, states, queue);
         }
     }
 
@@ -579,7 +615,7 @@ impl TokenMachine {
         let Some((to, queue)) = returning else {
             // The shard is another node's now. What was behind the gate of own entries is what this node has there.
             if let (Some(Some(state)), true) = (state, only == Some(me.id)) {
-                self.keep_mirror(document, state);
+                self.keep_from_before(document, state);
             }
             return;
         };
@@ -676,7 +712,9 @@ impl TokenMachine {
             .copied()
             .collect();
         coordination.running.retain(|(from, _)| *from != member);
-        if let Mode::Revoking { parts, .. } = &mut coordination.mode {
+        if let Mode::Revoking { parts, .. } | Mode::Listing { states: parts, .. } =
+            &mut coordination.mode
+        {
             parts.retain(|(from, _)| *from != member);
         }
         let central = matches!(

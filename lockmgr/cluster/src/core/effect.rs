@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sluice_lockmgr::{GrantId, Member, MemberId, Now, Revoked, ShardId, ShardOwner};
+use sluice_lockmgr::{GrantId, Member, MemberId, Now, Revoked, ShardEpoch, ShardId, ShardOwner};
 
 use super::message::{Part, RequestId, TokenMessage};
 
@@ -138,6 +138,38 @@ pub enum Event {
     NodeDown(Member),
     /// Owners of shards, as the registry has them. Members that were live then were told by `NodeUp` before.
     Shards(Vec<(ShardId, ShardOwner)>),
+    /// The deputy that the lists of this node go to, and its turn. By now nobody can take a shard over with a list of an earlier
+    /// turn, and `Shards` has told of those that were taken before.
+    Deputy(Option<(Member, u64)>),
+    /// Somebody does not hear from the coordinator of a shard.
+    Silent {
+        /// Which shard.
+        shard: ShardId,
+        /// Who is silent.
+        of: Member,
+    },
+    /// [`Effect::TakeOver`] was refused: the list that it relied upon counts no more.
+    NotTaken {
+        /// Which shard.
+        shard: ShardId,
+        /// As in the effect.
+        epoch: ShardEpoch,
+        /// As in the effect.
+        of: Member,
+        /// As in the effect.
+        turn: u64,
+    },
+    /// [`Effect::TakeOver`] is done: the registry has made this node the owner. `Shards` tells of it too.
+    TookOver {
+        /// Which shard.
+        shard: ShardId,
+        /// The new owner's epoch.
+        epoch: ShardEpoch,
+        /// As in the effect.
+        of: Member,
+        /// As in the effect.
+        turn: u64,
+    },
     /// Nothing may be granted.
     Frozen,
     /// Things go on as before.
@@ -282,6 +314,31 @@ pub enum Effect {
         holder: Member,
         /// Which token.
         grant: GrantId,
+    },
+    /// The deputy does not say that a document is on the list. Repeated until it does.
+    DeputySilent {
+        /// Who.
+        deputy: Member,
+        /// Of which turn.
+        turn: u64,
+    },
+    /// If the coordinator of a shard is silent indeed, take the shard over in the registry; then [`Event::TookOver`].
+    TakeOver {
+        /// Which shard.
+        shard: ShardId,
+        /// Its owner's epoch.
+        epoch: ShardEpoch,
+        /// The owner, whose deputy this node is.
+        of: Member,
+        /// Of the owner's list.
+        turn: u64,
+    },
+    /// A silent coordinator had a document that was not on its list, and lost it: a mistake, to be told to the administrator.
+    Unlisted {
+        /// Which document.
+        document: u64,
+        /// The coordinator.
+        holder: Member,
     },
     /// [`super::TokenMachine::fence`] may answer otherwise for documents of this shard.
     Asserted {

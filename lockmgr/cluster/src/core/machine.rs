@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sluice_lockmgr::{GrantId, Member, MemberEpoch, MemberId, Now, ShardEpoch, ShardId, shard_of};
 
+use super::deputy::{Deputy, Spared};
 use super::effect::{Effect, Event};
 use super::message::{Body, TokenMessage};
 use super::node::NodeSide;
@@ -36,6 +37,9 @@ pub struct TokenOptions {
     pub transfers_within: Duration,
     /// How long tokens that are given back wait for others to go with them.
     pub give_back_delay: Duration,
+    /// How long the deputy may take to put a document on its list before it is doubted: with a probe that is not answered and the
+    /// registry's answer well below the tenth of a second that a client may notice.
+    pub deputy_patience: Duration,
 }
 
 impl Default for TokenOptions {
@@ -52,6 +56,7 @@ impl Default for TokenOptions {
             transfers_max: 4,
             transfers_within: Duration::from_secs(10),
             give_back_delay: Duration::from_millis(50),
+            deputy_patience: Duration::from_millis(10),
         }
     }
 }
@@ -82,6 +87,9 @@ pub struct TokenMachine {
     /// Tokens on their way back, by shard, and when they leave.
     pub(super) giving: BTreeMap<ShardId, Vec<(u64, GrantId)>>,
     pub(super) giving_due: Now,
+    pub(super) deputy: Option<Deputy>,
+    /// Documents that the deputy may forget.
+    pub(super) leaving: BTreeSet<u64>,
 }
 
 impl TokenMachine {
@@ -106,6 +114,8 @@ impl TokenMachine {
             tokens_held: 0,
             giving: BTreeMap::new(),
             giving_due: Now::NEVER,
+            deputy: None,
+            leaving: BTreeSet::new(),
         }
     }
 
@@ -135,6 +145,21 @@ impl TokenMachine {
                 for (shard, owner) in owners {
                     self.learn(shard, owner.owner, owner.epoch);
                 }
+            }
+            Event::TookOver {
+                shard,
+                epoch,
+                of,
+                turn,
+            } => self.took_over(shard, Spared { of, turn, epoch }),
+            Event::NotTaken {
+                shard,
+                epoch,
+                of,
+                turn,
+            } => {
+                let refused = Spared { of, turn, epoch };
+                self.not_taken(shard, refused);
             }
             // What is due by then is due at the thaw.
             Event::Tick if self.frozen => {}
@@ -174,6 +199,12 @@ impl TokenMachine {
             .map(|owner| (owner, shard.epoch))
     }
 
+    /// Who coordinates a shard, as far as is known.
+    #[must_use]
+    pub fn shard_owner(&self, shard: ShardId) -> Option<Member> {
+        self.shards.get(&shard)?.owner
+    }
+
     /// At the coordinator: the node that is alone on a document. `Err` if this node does not coordinate it now.
     ///
     /// # Errors
@@ -181,6 +212,7 @@ impl TokenMachine {
     pub fn holder(&self, document: u64) -> Result<Option<Member>, Option<Member>> {
         let shard = self.shards.get(&shard_of(document));
         match shard.map(|s| (&s.role, s)) {
+            Some((Role::Mine, shard)) if shard.misses(document) => Err(None),
             Some((Role::Mine, shard)) => Ok(shard
                 .docs
                 .get(&document)
@@ -190,6 +222,34 @@ impl TokenMachine {
                 .map(|(owner, _)| owner)
                 .filter(|o| *o != self.me)),
         }
+    }
+
+    /// At the coordinator: who has the list of a document's shard, under which turn and ownership. That nobody is alone on a document
+    /// counts for own clients only once the deputy says that it guards the shard still ([`Self::guards`]): it may have taken it over,
+    /// and given the document out, while this node stood still.
+    #[must_use]
+    pub fn list_of(&self, document: u64) -> Option<(Member, u64, ShardEpoch)> {
+        let shard = self.shards.get(&shard_of(document))?;
+        let Deputy { member, turn } = self.deputy.filter(|_| shard.list.is_some())?;
+        Some((member, turn, shard.epoch))
+    }
+
+    /// At the deputy: whether it has the list of a shard, and nobody else owns the shard now as far as is known. By then this node
+    /// has given out nothing of it.
+    #[must_use]
+    pub fn guards(&self, shard: ShardId, of: Member, epoch: ShardEpoch, turn: u64) -> bool {
+        self.shards.get(&shard).is_some_and(|shard| {
+            let ward = shard.ward.as_ref();
+            let listed = ward.is_some_and(|w| (w.of, w.epoch, w.turn) == (of, epoch, turn));
+            listed && (shard.owner, shard.epoch) == (Some(of), epoch)
+        })
+    }
+
+    /// True if nobody else has a document now: this node is alone on it, also while it gives it back.
+    #[must_use]
+    pub fn is_alone(&self, document: u64) -> bool {
+        self.doc(document)
+            .is_some_and(|doc| doc.side.grant().is_some())
     }
 
     /// True if this node decides about a document, for itself alone or for others.
@@ -274,8 +334,14 @@ impl TokenMachine {
                 grant,
                 fence,
             } => self.fenced(document, grant, fence),
+            Event::Deputy(deputy) => {
+                self.deputy_is(deputy.map(|(member, turn)| Deputy { member, turn }));
+            }
+            Event::Silent { shard, of } => self.silent(shard, of),
             Event::Tick => self.tick(),
-            Event::Revoked(_)
+            Event::TookOver { .. }
+            | Event::NotTaken { .. }
+            | Event::Revoked(_)
             | Event::Left { .. }
             | Event::NodeUp(_)
             | Event::NodeDown(_)
@@ -294,6 +360,9 @@ impl TokenMachine {
             | Body::Busy { .. }
             | Body::GiveBack { .. }
             | Body::Report { .. } => self.hear_node(from, shard, epoch, body),
+            Body::List { .. } | Body::Taking { .. } | Body::Taken { .. } | Body::Left { .. } => {
+                self.hear_of_lists(from, shard, epoch, body);
+            }
             body => self.hear_coordinator(from, shard, epoch, body),
         }
     }
@@ -306,9 +375,11 @@ impl TokenMachine {
             self.timers.pop_first();
             self.node_due(document);
             self.coordinator_due(document);
+            self.listing_due(document);
         }
         if self.giving_due <= self.now {
             self.flush_given();
+            self.flush_leaving();
         }
     }
 

@@ -34,8 +34,13 @@ pub struct Claim {
 pub enum Held {
     /// It is alone on the document and decides there by itself.
     Alone(GrantId),
-    /// Its entries, which the former owner kept for it.
-    Part(Bytes),
+    /// Its entries, which a former owner kept for it.
+    Part {
+        /// The ownership of the shard under which they were kept last.
+        since: ShardEpoch,
+        /// The entries.
+        state: Bytes,
+    },
 }
 
 /// One message.
@@ -124,6 +129,11 @@ pub enum Body {
         /// Which token.
         grant: GrantId,
     },
+    /// What the receiver has at coordinators of this document is void, unless it has it since the sender owns the shard.
+    Void {
+        /// Which document.
+        document: u64,
+    },
     /// The fence of a document was raised by force.
     Forced {
         /// Of which document.
@@ -164,4 +174,34 @@ pub enum Body {
     },
     /// The sender owns the shard since this epoch: tell it what you have.
     ReportAsk,
+
+    /// To the sender's deputy: the documents of the shard that the sender decides about itself. What comes later is told
+    /// before it is so.
+    List {
+        /// Under which turn of the sender's.
+        turn: u64,
+        /// All of them.
+        documents: Vec<u64>,
+    },
+    /// To the deputy: the sender is about to decide about this document itself.
+    Taking {
+        /// As in `List`.
+        turn: u64,
+        /// Which document.
+        document: u64,
+    },
+    /// The answer to `Taking`: it is on the list.
+    Taken {
+        /// As in `List`.
+        turn: u64,
+        /// Which document.
+        document: u64,
+    },
+    /// To the deputy: the sender does not decide about these documents any more.
+    Left {
+        /// As in `List`.
+        turn: u64,
+        /// Which.
+        documents: Vec<u64>,
+    },
 }

@@ -185,6 +185,12 @@ impl TokenMachine {
                 self.shard_mut(id).void.remove(&grant);
                 self.revoked(document, grant);
             }
+            Body::Void { document } => {
+                let mirror = self.doc(document).and_then(|doc| doc.mirror.as_ref());
+                if mirror.is_some_and(|mirror| mirror.age.0 < epoch) {
+                    self.drop_entries(document);
+                }
+            }
             Body::Forced { document, fence } => self.raise_fence(document, fence),
             Body::Answer {
                 document,
@@ -304,7 +310,8 @@ impl TokenMachine {
         }
         doc.side = NodeSide::Away;
         if let Some(state) = &state {
-            self.keep_mirror(document, state.clone());
+            let epoch = self.shard_mut(shard).epoch;
+            self.keep_mirror(document, state.clone(), epoch);
         }
         // Own requests go first, so that those who waited here keep their place before others.
         self.dispatch_before(document, Some(grant));
@@ -389,8 +396,9 @@ impl TokenMachine {
         self.forget_if_idle(document);
     }
 
-    pub(super) fn keep_mirror(&mut self, document: u64, state: Bytes) {
-        let age = (self.shard_mut(shard_of(document)).epoch, 0);
+    /// `since`: the ownership of the shard under which it is so.
+    pub(super) fn keep_mirror(&mut self, document: u64, state: Bytes, since: ShardEpoch) {
+        let age = (since, 0);
         self.enter(document).mirror = Some(Mirror { age, state });
     }
 
@@ -495,7 +503,9 @@ impl TokenMachine {
 
     /// Sends the tokens that are on their way back.
     pub(super) fn flush_given(&mut self) {
-        self.giving_due = sluice_lockmgr::Now::NEVER;
+        if self.leaving.is_empty() {
+            self.giving_due = sluice_lockmgr::Now::NEVER;
+        }
         for (shard, grants) in std::mem::take(&mut self.giving) {
             let owner = self.shards.get(&shard).and_then(|s| s.owner);
             if let Some(owner) = owner {

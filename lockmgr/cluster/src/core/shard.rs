@@ -6,6 +6,7 @@ use bytes::Bytes;
 use sluice_lockmgr::{GrantId, Member, ShardEpoch, ShardId};
 
 use super::coordinator::{Coordination, Mode, Parts};
+use super::deputy::{List, Missing, Spared, Ward};
 use super::effect::Effect;
 use super::left::Left;
 use super::machine::TokenMachine;
@@ -57,6 +58,22 @@ pub(super) struct Shard {
     relinquishing: usize,
     /// Who waits for a report.
     report_due: Option<(Member, ShardEpoch)>,
+    /// At the coordinator: what its deputy knows. `None`: it has no list of the shard.
+    pub list: Option<List>,
+    /// At the coordinator's deputy: the list.
+    pub ward: Option<Ward>,
+    /// The latest take-over from a silent coordinator.
+    pub spared: Option<Spared>,
+    /// At a new owner: documents that the silent former one may have.
+    pub missing: Option<Missing>,
+}
+
+impl Shard {
+    /// Whether a document waits for the silent former owner.
+    pub(super) fn misses(&self, document: u64) -> bool {
+        let missing = self.missing.as_ref();
+        missing.is_some_and(|missing| missing.documents.contains(&document))
+    }
 }
 
 /// An own request that is not decided here.
@@ -137,6 +154,7 @@ impl TokenMachine {
         for id in shards {
             let shard = self.shard_mut(id);
             shard.early.retain(|(from, ..)| *from != member);
+            shard.ward.take_if(|ward| ward.of == member);
             if let Role::Rebuilding { silent, claims } = &mut shard.role {
                 silent.remove(&member);
                 claims.retain(|(from, _)| *from != member);
@@ -145,6 +163,12 @@ impl TokenMachine {
                 let documents: Vec<u64> = shard.docs.keys().copied().collect();
                 for document in documents {
                     self.coordinated_node_down(document, member);
+                }
+                if let Some(missing) = &mut self.shard_mut(id).missing {
+                    missing.claims.retain(|(from, _)| *from != member);
+                    if missing.of == member {
+                        self.nothing_missing(id);
+                    }
                 }
             }
         }
@@ -159,6 +183,11 @@ impl TokenMachine {
         }
         let lost = !matches!(shard.role, Role::Other);
         let before = shard.owner;
+        // A list tells of one owner: who comes next may go by it.
+        let follows = owner == Some(me) && epoch.0 == shard.epoch.0 + 1;
+        let old = shard.epoch;
+        shard.ward.take_if(|ward| !follows || ward.epoch != old);
+        (shard.list, shard.missing) = (None, None);
         (shard.owner, shard.epoch) = (owner, epoch);
         shard.forced.clear();
         shard.left.retain(|_, left| left.until > now);
@@ -195,46 +224,110 @@ impl TokenMachine {
     }
 
     fn report(&mut self, from: Member, id: ShardId, news: Vec<Claim>, last: bool) {
-        if let Role::Rebuilding { silent, claims } = &mut self.shard_mut(id).role
+        let shard = self.shard_mut(id);
+        let news = news.into_iter().map(|claim| (from, claim));
+        if let Role::Rebuilding { silent, claims } = &mut shard.role
             && silent.contains(&from)
         {
-            claims.extend(news.into_iter().map(|claim| (from, claim)));
+            claims.extend(news);
             if last {
                 silent.remove(&from);
+                if from == self.me {
+                    self.send_list(id);
+                }
                 self.finish_if_reported(id);
             }
+        } else if let Some(missing) = shard.missing.as_mut().filter(|m| m.of == from) {
+            let listed =
+                |claimed: &(Member, Claim)| missing.documents.contains(&claimed.1.document);
+            let (old, others): (Vec<_>, Vec<_>) = news.partition(listed);
+            missing.claims.extend(old);
+            if last {
+                self.nothing_missing(id);
+            }
+            self.refuse_unlisted(id, others);
         }
     }
 
-    fn finish_if_reported(&mut self, id: ShardId) {
+    /// What the silent former owner has and its list did not say. If not from this node, it can't be; if it is, others may have
+    /// it by now, and they count.
+    fn refuse_unlisted(&mut self, id: ShardId, claims: Vec<(Member, Claim)>) {
+        let epoch = self.shard_mut(id).epoch;
+        for (holder, Claim { document, held }) in claims {
+            let void = match held {
+                Held::Alone(grant) if grant.epoch < epoch => Body::Revoked { document, grant },
+                Held::Part { since, .. } if since < epoch => Body::Void { document },
+                Held::Alone(_) | Held::Part { .. } => continue,
+            };
+            self.effects.push(Effect::Unlisted { document, holder });
+            self.say(holder, id, void);
+        }
+    }
+
+    pub(super) fn finish_if_reported(&mut self, id: ShardId) {
         let shard = self.shard_mut(id);
+        let (epoch, spared) = (shard.epoch, shard.spared);
         let Role::Rebuilding { silent, claims } = &mut shard.role else {
             return;
         };
-        if !silent.is_empty() {
+        let stands_in = |ward: &mut Ward| {
+            let of = ward.of;
+            let spared = spared.is_some_and(|s| (s.of, s.turn, s.epoch) == (of, ward.turn, epoch));
+            spared && silent.iter().all(|member| *member == of)
+        };
+        let missing = if silent.is_empty() {
+            None
+        } else if let Some(ward) = shard.ward.take_if(stands_in) {
+            Some((ward.of, ward.documents))
+        } else {
             return;
-        }
-        let claims = std::mem::take(claims);
+        };
+        let mut claims = std::mem::take(claims);
         shard.role = Role::Mine;
+        shard.ward = None;
+        if let Some((of, documents)) = missing {
+            let late = |claimed: &mut (Member, Claim)| documents.contains(&claimed.1.document);
+            let late = claims.extract_if(.., late).collect();
+            shard.missing = Some(Missing {
+                of,
+                documents,
+                claims: late,
+            });
+        }
+        let listed = shard.list.is_some();
+        self.restore_all(claims);
+        if !listed {
+            self.send_list(id);
+        }
+        self.replay_early(id);
+    }
+
+    /// The silent former owner has reported, or is gone.
+    fn nothing_missing(&mut self, id: ShardId) {
+        if let Some(missing) = self.shard_mut(id).missing.take() {
+            self.restore_all(missing.claims);
+            self.replay_early(id);
+        }
+    }
+
+    fn restore_all(&mut self, claims: Vec<(Member, Claim)>) {
         let mut by_document: BTreeMap<u64, Claimed> = BTreeMap::new();
         for (from, claim) in claims {
             let claimed = by_document.entry(claim.document).or_default();
             match claim.held {
                 Held::Alone(grant) => claimed.alone.push((from, grant)),
-                Held::Part(part) => claimed.parts.push((from, part)),
+                Held::Part { state, .. } => claimed.parts.push((from, state)),
             }
         }
         for (document, claimed) in by_document {
             self.restore(document, claimed);
         }
-        self.replay_early(id);
     }
 
     fn restore(&mut self, document: u64, mut claimed: Claimed) {
         claimed.alone.sort_by_key(|(_, grant)| *grant);
         let Some((holder, grant)) = claimed.alone.pop() else {
-            self.become_central(document, claimed.parts, VecDeque::new());
-            return;
+            return self.decide(document, false, claimed.parts, VecDeque::new());
         };
         let shard = sluice_lockmgr::shard_of(document);
         // Where one node is alone, no other had anything.
@@ -289,11 +382,18 @@ impl TokenMachine {
     pub(super) fn relinquished(&mut self, document: u64, part: Option<Bytes>) {
         let id = sluice_lockmgr::shard_of(document);
         if let Some(part) = part {
-            self.keep_mirror(document, part);
+            self.keep_from_before(document, part);
         }
         let shard = self.shard_mut(id);
         shard.relinquishing = shard.relinquishing.saturating_sub(1);
         self.send_report(id);
+    }
+
+    /// What this node decided about as the owner, and has now as anybody else has it. A new owner has not heard of it.
+    pub(super) fn keep_from_before(&mut self, document: u64, part: Bytes) {
+        let epoch = self.shard_mut(sluice_lockmgr::shard_of(document)).epoch;
+        let before = ShardEpoch(epoch.0.saturating_sub(1));
+        self.keep_mirror(document, part, before);
     }
 
     // ---- everybody ----
@@ -327,11 +427,14 @@ impl TokenMachine {
         for (document, doc) in &shard.docs {
             let held = match (doc.side.grant(), &doc.mirror) {
                 (Some(grant), _) => Held::Alone(grant),
-                (None, Some(mirror)) => Held::Part(mirror.state.clone()),
+                (None, Some(mirror)) => Held::Part {
+                    since: mirror.age.0,
+                    state: mirror.state.clone(),
+                },
                 (None, None) => continue,
             };
-            if let Held::Part(part) = &held {
-                bytes += part.len();
+            if let Held::Part { state, .. } = &held {
+                bytes += state.len();
             }
             claims.push(Claim {
                 document: *document,
@@ -378,8 +481,48 @@ impl TokenMachine {
         match (body, &shard.role) {
             (Body::Report { claims, last }, _) => self.report(from, id, claims, last),
             (body, Role::Rebuilding { .. }) => shard.early.push_back((from, epoch, body)),
-            (body, _) => self.coordinate(from, body),
+            (body, _) => {
+                if let Some(body) = self.hold_if_missing(from, id, epoch, body) {
+                    self.coordinate(from, body);
+                }
+            }
         }
+    }
+
+    /// Keeps for later what is about documents that the silent former owner may have; the rest.
+    fn hold_if_missing(
+        &mut self,
+        from: Member,
+        id: ShardId,
+        epoch: ShardEpoch,
+        body: Body,
+    ) -> Option<Body> {
+        let shard = self.shard_mut(id);
+        let late = match body {
+            body if shard.missing.is_none() => return Some(body),
+            Body::GiveBack { grants } => {
+                let misses = |grant: &(u64, GrantId)| shard.misses(grant.0);
+                let (late, grants): (Vec<_>, Vec<_>) = grants.into_iter().partition(misses);
+                if !late.is_empty() {
+                    let held = Body::GiveBack { grants: late };
+                    shard.early.push_back((from, epoch, held));
+                }
+                return Some(Body::GiveBack { grants });
+            }
+            body => match body {
+                Body::Ask { document, .. }
+                | Body::Cancel { document, .. }
+                | Body::State { document, .. }
+                | Body::Busy { document, .. }
+                    if shard.misses(document) =>
+                {
+                    body
+                }
+                body => return Some(body),
+            },
+        };
+        shard.early.push_back((from, epoch, late));
+        None
     }
 
     fn replay_early(&mut self, id: ShardId) {

@@ -85,6 +85,7 @@ impl Inner {
             let (resolved, answer) = oneshot::channel();
             let asking = Asking {
                 op: bytes.clone(),
+                to: None,
                 resolved,
             };
             self.asking.lock().insert(request, asking);

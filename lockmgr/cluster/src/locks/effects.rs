@@ -16,7 +16,13 @@ use crate::core::{Body, Effect, Event, Part, RequestId, TokenMessage};
 impl Inner {
     pub(super) fn carry_out(self: &Arc<Self>, effect: Effect) {
         match effect {
-            Effect::Send { to, message } => self.send(to, &PeerMessage::Token(message)),
+            Effect::Send { to, message } => {
+                if matches!(message.body, Body::Taking { .. }) {
+                    // Its patience is shorter than the usual pause between two looks.
+                    self.watch.stir(self.deputy_patience * 2);
+                }
+                self.send(to, &PeerMessage::Token(message));
+            }
             Effect::Forward {
                 to,
                 message,
@@ -56,6 +62,16 @@ impl Inner {
                 holder,
                 grant,
             } => self.force_fence(document, holder, grant),
+            Effect::DeputySilent { deputy, turn } => self.watch.doubts(deputy, turn),
+            Effect::TakeOver {
+                shard,
+                epoch,
+                of,
+                turn,
+            } => self.watch.suspects(of, shard, epoch, turn),
+            Effect::Unlisted { document, holder } => {
+                tracing::error!(document, %holder, "a node had a document of which its deputy did not know; its right is taken away, and what it had not committed is lost: please report this");
+            }
             Effect::Asserted { .. } => self.asserted.notify_waiters(),
             effect => self.move_gate(effect),
         }
@@ -172,9 +188,13 @@ impl Inner {
     }
 
     fn forward(&self, to: Member, mut message: TokenMessage, request: RequestId) {
-        let known = self.asking.lock().get(&request).map(|a| a.op.clone());
+        let known = self.asking.lock().get_mut(&request).map(|asking| {
+            asking.to = Some((to, message.shard));
+            asking.op.clone()
+        });
         if let (Body::Ask { op, .. }, Some(known)) = (&mut message.body, known) {
             *op = known;
+            self.watch.asks(to, message.shard);
             self.send(to, &PeerMessage::Token(message));
         }
     }

@@ -70,6 +70,18 @@ impl Machines {
         look(&self.slots[self.of(document)].machine.lock())
     }
 
+    /// The same, of the machine at this place.
+    pub(super) fn look_at(&self, at: usize, look: impl FnOnce(&TokenMachine) -> bool) -> bool {
+        let slot = self.slots.get(at);
+        slot.is_some_and(|slot| look(&slot.machine.lock()))
+    }
+
+    /// The coordinator of a shard, as far as is known.
+    pub(super) fn owner(&self, shard: ShardId) -> Option<Member> {
+        let slot = self.slots.get(self.of_shard(shard))?;
+        slot.machine.lock().shard_owner(shard)
+    }
+
     pub(super) fn tokens_held(&self) -> usize {
         let held = |s: &Slot| s.machine.lock().tokens_held();
         self.slots.iter().map(held).sum()

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sluice_lockmgr::{
-    BreakNotice, ClientId, Closed, Entry, GrantKey, LeaseId, ListFilter, Note, OpenId, OpenRef,
-    ResourceId, RevokeReason, Ticket,
+    BreakNotice, ClientId, Closed, Entry, GrantKey, LeaseId, ListFilter, Member, Note, OpenId,
+    OpenRef, ResourceId, RevokeReason, ShardEpoch, ShardId, Ticket,
 };
 
 use crate::core::TokenMessage;
@@ -31,6 +31,12 @@ pub(super) enum PeerMessage {
     Pong(u64),
     /// Of a message that is longer than a link carries; nothing else comes in between.
     Piece { last: bool, bytes: Bytes },
+    /// Does the receiver hear? It has heard all that came before.
+    Probe(u64),
+    /// It does.
+    Probed(u64),
+    /// The sender does not hear from the coordinator of these shards.
+    Silent { of: Member, shards: Vec<ShardId> },
 }
 
 /// A question to another node.
@@ -40,6 +46,11 @@ pub(super) enum Call {
     Note(Note),
     /// Have what is acknowledged of these documents committed. To their coordinator, or (`holder`) to who is alone on them.
     Settle { documents: Vec<u64>, holder: bool },
+    /// To the deputy: whether it has taken none of these shards over from the sender, as far as it knows by now.
+    Guards {
+        turn: u64,
+        shards: Vec<(ShardId, ShardEpoch)>,
+    },
     /// What is decided about there.
     List {
         document: Option<u64>,

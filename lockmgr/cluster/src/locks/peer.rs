@@ -1,12 +1,13 @@
 //! Messages to and from other nodes: sending, questions and answers, and what is not a token machine's matter.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use sluice_lockmgr::{
     CacheSink, ClientId, Entry, GateHost, LeaseId, ListFilter, Member, MemberId, Note, Op, OpenRef,
-    Ticket,
+    SHARDS, ShardEpoch, ShardId, Ticket, shard_of,
 };
 use tokio::sync::oneshot;
 
@@ -14,11 +15,15 @@ use super::Inner;
 use super::message::{Call, PeerMessage, Reply};
 use super::pieces::{self, WHOLE_MAX_BYTES};
 use super::sinks::StandIn;
-use crate::core::Event;
+use super::watch::{Awaited, Due};
+use crate::core::{Event, TokenMachine};
+use crate::membership::Held;
 use crate::transport::{MESSAGE_MAX_BYTES, SendError};
 
 /// How long to wait before documents whose coordinator is not known are asked about again.
 const SETTLE_AGAIN: Duration = Duration::from_millis(10);
+/// The same, after some times.
+const SETTLE_AGAIN_MAX: Duration = Duration::from_millis(80);
 
 /// How long a holder may take to commit for one that only looks, before it is asked to give the document back.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(2);
@@ -32,6 +37,8 @@ const LISTED_MAX: usize = 100_000;
 /// A question on its way.
 pub(super) struct Called {
     pub to: Member,
+    /// It waits for the coordinator of these.
+    shards: Vec<ShardId>,
     answer: oneshot::Sender<Reply>,
 }
 
@@ -90,6 +97,7 @@ impl Inner {
         if self.is_lost() {
             return;
         }
+        self.watch.heard(from);
         if let Some(message) = PeerMessage::from_bytes(bytes) {
             self.heard(from, message);
         }
@@ -115,6 +123,9 @@ impl Inner {
             }
             PeerMessage::Ping(number) => self.pinged(from, number),
             PeerMessage::Pong(number) => self.ears.ponged(from, number),
+            PeerMessage::Probe(number) => self.send(from, &PeerMessage::Probed(number)),
+            PeerMessage::Probed(number) => self.watch.answered(from, number),
+            PeerMessage::Silent { of, shards } => self.complained(of, &shards),
             PeerMessage::LeaseUnused(lease, by) => self.locks.leave_lease(lease, by),
             PeerMessage::Piece { last, bytes } => {
                 let whole = self.pieces.take(from, last, &bytes);
@@ -165,13 +176,23 @@ impl Inner {
                 let done = self.locks.force_release(id);
                 self.send(from, &PeerMessage::Reply(number, Reply::Done(done)));
             }
+            Call::Guards { turn, shards } => {
+                let guards = |(shard, epoch): &Held| {
+                    let at = self.machines.of_shard(*shard);
+                    let guards = |m: &TokenMachine| m.guards(*shard, from, *epoch, turn);
+                    self.machines.look_at(at, guards)
+                };
+                let all = shards.iter().all(guards);
+                self.send(from, &PeerMessage::Reply(number, Reply::Done(all)));
+            }
             Call::Settle { documents, holder } => {
                 let inner = Arc::clone(self);
                 self.runtime.spawn(async move {
                     let Settled { some, unknown } = if holder {
                         inner.settle_here(&documents).await
                     } else {
-                        inner.settle_held(&documents).await
+                        // Whoever asks has not told a later owner what it has: nobody has changed anything there before.
+                        inner.settle_held(&documents, false).await
                     };
                     let reply = Reply::Settled { some, unknown };
                     inner.send(from, &PeerMessage::Reply(number, reply));
@@ -182,12 +203,21 @@ impl Inner {
 
     /// Asks a node; `None` if it is or becomes no member.
     pub(super) async fn question(&self, to: Member, call: Call) -> Option<Reply> {
+        self.question_about(to, call, Vec::new()).await
+    }
+
+    /// The same. `shards`: those that it must be the coordinator of; if it is silent somebody else is to be.
+    async fn question_about(&self, to: Member, call: Call, shards: Vec<ShardId>) -> Option<Reply> {
         if !self.members.lock().contains(&to) {
             return None;
         }
         let number = self.number();
         let (sender, answer) = oneshot::channel();
-        let called = Called { to, answer: sender };
+        let called = Called {
+            to,
+            shards: shards.clone(),
+            answer: sender,
+        };
         self.calls.lock().insert(number, called);
         let _gone = Forget {
             inner: self,
@@ -197,6 +227,9 @@ impl Inner {
         if !self.members.lock().contains(&to) || self.is_lost() {
             return None;
         }
+        for shard in shards {
+            self.watch.asks(to, shard);
+        }
         self.send(to, &PeerMessage::Call(number, call));
         answer.await.ok()
     }
@@ -204,6 +237,55 @@ impl Inner {
     fn pinged(&self, from: Member, number: u64) {
         if self.ears.pinged(from, number) {
             self.send(from, &PeerMessage::Pong(number));
+        }
+    }
+
+    /// Somebody does not hear from the coordinator of these shards.
+    fn complained(self: &Arc<Self>, of: Member, shards: &[ShardId]) {
+        self.peers.complained(of);
+        for shard in shards.iter().take(usize::from(SHARDS)) {
+            let silent = Event::Silent { shard: *shard, of };
+            self.step_at(self.machines.of_shard(*shard), silent);
+        }
+    }
+
+    /// Of which coordinators answers are awaited.
+    fn awaited(&self) -> Awaited {
+        let asking = self.asking.lock();
+        let mut awaited: Awaited = asking.values().filter_map(|asking| asking.to).collect();
+        drop(asking);
+        for called in self.calls.lock().values() {
+            awaited.extend(called.shards.iter().map(|shard| (called.to, *shard)));
+        }
+        awaited
+    }
+
+    /// Looks whether coordinators are silent.
+    pub(super) fn look_for_the_silent(self: &Arc<Self>) {
+        for due in self.watch.due(|| self.awaited()) {
+            match due {
+                Due::Probe(member, number) => self.send(member, &PeerMessage::Probe(number)),
+                Due::Complain(of, shards) => self.complain(of, shards),
+                Due::TakeOver(from, turn, shards) => {
+                    tracing::warn!(%from, shards = shards.len(), "a coordinator is silent; its deputy takes over what it does not hold");
+                    self.peers.take_over(from, turn, shards);
+                }
+                Due::DeputySilent(turn) => self.peers.deputy_silent(turn),
+            }
+        }
+    }
+
+    fn complain(self: &Arc<Self>, of: Member, shards: Vec<ShardId>) {
+        let owned = |shard: &ShardId| self.machines.owner(*shard) == Some(of);
+        let (shards, moved): (Vec<_>, Vec<_>) = shards.into_iter().partition(owned);
+        self.watch.moved(of, &moved);
+        if shards.is_empty() {
+            return;
+        }
+        self.complained(of, &shards);
+        for member in self.others().into_iter().filter(|member| *member != of) {
+            let shards = shards.clone();
+            self.send(member, &PeerMessage::Silent { of, shards });
         }
     }
 
@@ -263,9 +345,11 @@ impl Inner {
     /// Asks those who coordinate the documents, until each is known to have nothing uncommitted.
     pub(super) async fn settle_all(self: &Arc<Self>, documents: &[u64]) -> bool {
         let mut settled = self.settle_once(documents).await;
+        let mut pause = SETTLE_AGAIN;
         while !settled.unknown.is_empty() && !self.is_lost() && !self.is_stopping() {
             // Their shard is being taken over.
-            tokio::time::sleep(SETTLE_AGAIN).await;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(SETTLE_AGAIN_MAX);
             let unknown = std::mem::take(&mut settled.unknown);
             settled.add(self.settle_once(&unknown).await);
         }
@@ -287,25 +371,37 @@ impl Inner {
         }
         for (owner, documents) in by_owner {
             settled.add(if owner == self.me {
-                self.settle_held(&documents).await
+                self.settle_held(&documents, true).await
             } else {
-                let holder = false;
-                self.settle_at(owner, documents, holder).await
+                self.settle_at_owner(owner, documents).await
             });
         }
         settled
     }
 
-    /// At the coordinator: asks those who are alone on them.
-    async fn settle_held(self: &Arc<Self>, documents: &[u64]) -> Settled {
+    /// At the coordinator: asks those who are alone on them. `own`: for clients of this node.
+    async fn settle_held(self: &Arc<Self>, documents: &[u64], own: bool) -> Settled {
         let mut settled = Settled::default();
         let mut by_holder: Vec<(Member, Vec<u64>)> = Vec::new();
+        let mut by_deputy: BTreeMap<(Member, u64), Vec<(u64, ShardEpoch)>> = BTreeMap::new();
         for document in documents {
-            match self.machines.look(*document, |m| m.holder(*document)) {
+            let (holder, list) = self.machines.look(*document, |machine| {
+                let list = machine.list_of(*document).filter(|_| own);
+                (machine.holder(*document), list)
+            });
+            match holder {
                 Ok(Some(holder)) => sort_in(&mut by_holder, holder, *document),
-                Ok(None) => {}
+                Ok(None) => {
+                    if let Some((deputy, turn, epoch)) = list {
+                        let open = by_deputy.entry((deputy, turn)).or_default();
+                        open.push((*document, epoch));
+                    }
+                }
                 Err(_) => settled.unknown.push(*document),
             }
+        }
+        for (deputy, documents) in by_deputy {
+            settled.add(self.settle_with_deputy(deputy, &documents).await);
         }
         for (holder, documents) in by_holder {
             settled.add(if holder == self.me {
@@ -317,6 +413,35 @@ impl Inner {
         settled
     }
 
+    /// Nobody has these documents, as far as this node knows, which coordinates them. Its deputy may have given them out while it
+    /// stood still, and says whether it has not.
+    async fn settle_with_deputy(
+        &self,
+        (deputy, turn): (Member, u64),
+        documents: &[(u64, ShardEpoch)],
+    ) -> Settled {
+        let shards = documents.iter().map(|(d, epoch)| (shard_of(*d), *epoch));
+        let shards: BTreeSet<Held> = shards.collect();
+        let shards = shards.into_iter().collect();
+        let asked = self.question(deputy, Call::Guards { turn, shards });
+        tokio::pin!(asked);
+        let listed = |(document, epoch): &(u64, ShardEpoch)| {
+            let list = |machine: &TokenMachine| machine.list_of(*document);
+            self.machines.look(*document, list) == Some((deputy, turn, *epoch))
+        };
+        loop {
+            match tokio::time::timeout(self.deputy_patience, &mut asked).await {
+                Ok(Some(Reply::Done(true))) => return Settled::default(),
+                Err(_) if documents.iter().all(listed) => self.watch.doubts(deputy, turn),
+                _ => break,
+            }
+        }
+        Settled {
+            some: false,
+            unknown: documents.iter().map(|(document, _)| *document).collect(),
+        }
+    }
+
     /// Asks a holder to commit. One that does not say that it has done so has the documents taken away, if need be by force: whoever
     /// asks would wait for it for ever.
     async fn settle_or_take(self: &Arc<Self>, holder: Member, documents: Vec<u64>) -> Settled {
@@ -325,6 +450,12 @@ impl Inner {
             return settled;
         }
         tracing::warn!(%holder, documents = documents.len(), "a node does not say that it has committed; its documents are asked back");
+        self.take_all(documents).await
+    }
+
+    /// Has documents decided about here, or by their coordinator for all: by then whoever else had them has committed.
+    async fn take_all(self: &Arc<Self>, documents: Vec<u64>) -> Settled {
+        let some = !documents.is_empty();
         let taken = documents.into_iter().map(|document| {
             let inner = Arc::clone(self);
             self.runtime.spawn(async move {
@@ -336,17 +467,47 @@ impl Inner {
             let _ = task.await;
         }
         Settled {
-            some: true,
+            some,
             unknown: Vec::new(),
         }
     }
 
+    /// Asks a coordinator, for as long as it is that: one that is silent is complained about as with any request.
+    async fn settle_at_owner(&self, owner: Member, documents: Vec<u64>) -> Settled {
+        let asked = self.settle_at(owner, documents.clone(), false);
+        tokio::pin!(asked);
+        loop {
+            let moved = self.asserted.notified();
+            tokio::pin!(moved);
+            // Counted among those who wait before it is looked, so that nothing is missed.
+            moved.as_mut().enable();
+            let owned = |document: &u64| self.machines.owner(shard_of(*document)) == Some(owner);
+            if !documents.iter().all(owned) {
+                return Settled {
+                    some: false,
+                    unknown: documents,
+                };
+            }
+            tokio::select! {
+                settled = &mut asked => return settled,
+                () = moved => {}
+            }
+        }
+    }
+
     async fn settle_at(&self, to: Member, documents: Vec<u64>, holder: bool) -> Settled {
+        // Who holds a document is waited for as long as it is a member.
+        let mut shards: Vec<ShardId> = match holder {
+            true => Vec::new(),
+            false => documents.iter().map(|d| shard_of(*d)).collect(),
+        };
+        shards.sort_unstable();
+        shards.dedup();
         let call = Call::Settle {
             documents: documents.clone(),
             holder,
         };
-        match self.question(to, call).await {
+        match self.question_about(to, call, shards).await {
             Some(Reply::Settled { some, unknown }) => Settled { some, unknown },
             _ => Settled {
                 some: false,
@@ -359,6 +520,12 @@ impl Inner {
         let mut settled = Settled::default();
         if let Some(host) = self.host.get() {
             for document in documents {
+                let alone = self.machines.look(*document, |m| m.is_alone(*document));
+                if !(alone && self.peers.may_act()) {
+                    // Somebody else may have it by now.
+                    settled.unknown.push(*document);
+                    continue;
+                }
                 // What it has just committed counts too: whoever asks may have read before that.
                 settled.some |= host.settle(*document).await;
             }

@@ -56,7 +56,19 @@ impl LockService for ClusterLocks {
                 self.inner.send_pings();
             }
         };
-        tokio::join!(tables.run_timers(), machines, pings);
+        let silent = async {
+            while !self.inner.is_stopping() {
+                let next = self.inner.watch.next_look().unwrap_or(TIMER_LOOK);
+                let pause = next.min(TIMER_LOOK);
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = self.inner.watch.woken.notified() => {}
+                }
+                self.inner.look_for_the_silent();
+                self.inner.tick();
+            }
+        };
+        tokio::join!(tables.run_timers(), machines, pings, silent);
     }
 
     fn stop(&self) {

@@ -125,6 +125,15 @@ impl Driver {
                 );
                 Input::ShardsMoved
             }),
+            Output::DrawTurn { turn } => self.ask(async move {
+                let result = bounded(registry.draw_turn(me, turn)).await;
+                Input::TurnDrawn(result)
+            }),
+            Output::TakeSilent { from, turn, shards } => self.ask(async move {
+                let result = bounded(registry.take_silent(me, from, turn, &shards)).await;
+                note_moved("taken over from a silent member", result.clone());
+                Input::TookSilent { from, turn, result }
+            }),
             Output::HandOver { to, shards } => self.ask(async move {
                 note_moved(
                     "handed over",
@@ -181,7 +190,15 @@ impl Driver {
             ClusterEvent::Left(left) if !left.documents.is_empty() => {
                 tracing::info!(node = %left.node, documents = left.documents.len(), "documents are kept for the NFS clients of a node that is gone: they may take their locks again");
             }
-            ClusterEvent::Left(_) | ClusterEvent::NodeUp(_) | ClusterEvent::Shards(_) => {}
+            ClusterEvent::Deputy(None) => {
+                tracing::debug!("no other node knows what this one decides about");
+            }
+            ClusterEvent::Left(_)
+            | ClusterEvent::NodeUp(_)
+            | ClusterEvent::Shards(_)
+            | ClusterEvent::Deputy(_)
+            | ClusterEvent::TookOver { .. }
+            | ClusterEvent::NotTaken { .. } => {}
         }
         let lost = event == ClusterEvent::Lost;
         self.handler.event(event);

@@ -13,10 +13,11 @@ use std::time::Duration;
 
 use sluice_lockmgr::{
     FenceOutcome, Heartbeat, LeftLocks, Member, MemberList, MemberRecord, MemberState,
-    RegistryError, RegistryTime, ShardMap,
+    RegistryError, RegistryTime, ShardEpoch, ShardId, ShardMap,
 };
 
 use super::ClusterEvent;
+use super::lists::Lists;
 use super::plan::Held;
 use crate::transport::DialError;
 use crate::transport::links::LinkNote;
@@ -111,6 +112,17 @@ pub enum Input {
     LifeLost,
     /// The life lock could not be had.
     LifeRefused,
+    /// A turn is drawn; the version of the shard map then.
+    TurnDrawn(Result<u64, RegistryError>),
+    /// An attempt to take shards from a silent member has ended.
+    TookSilent {
+        /// From whom.
+        from: Member,
+        /// Under which of its turns.
+        turn: u64,
+        /// How.
+        result: Result<Vec<Held>, RegistryError>,
+    },
     /// A link says something.
     Link(LinkNote),
     /// The registry may have changed.
@@ -146,6 +158,20 @@ pub enum Output {
     },
     /// Take these shards.
     Take(Vec<Held>),
+    /// Draw a turn.
+    DrawTurn {
+        /// Which.
+        turn: u64,
+    },
+    /// Take shards from a silent member.
+    TakeSilent {
+        /// From whom.
+        from: Member,
+        /// Under which of its turns.
+        turn: u64,
+        /// Which.
+        shards: Vec<Held>,
+    },
     /// Give shards away.
     HandOver {
         /// To whom.
@@ -219,6 +245,16 @@ pub(crate) struct Seen {
     pub calling: bool,
     pub next_fence: Ms,
     pub next_call: Ms,
+    /// When it was silent as the deputy, and how often before.
+    pub shunned: Option<(Ms, u32)>,
+    /// Others complained about it, or shards were taken from it: none are given away for balance before that.
+    pub silent_until: Ms,
+    /// These shards are being taken from it.
+    pub taking: Option<Vec<Held>>,
+    /// These are to be taken next, under that turn.
+    pub take_next: (u64, BTreeMap<ShardId, ShardEpoch>),
+    /// These may have been taken, under that turn: there was no answer.
+    pub unsure: (u64, Vec<Held>),
 }
 
 /// See the module's head.
@@ -257,6 +293,11 @@ pub struct Machine {
     /// Nothing is to be moved until the map or the member list changes.
     pub(super) balanced: bool,
     pub(super) self_call: SelfCall,
+    pub(super) lists: Lists,
+    /// The turn that was drawn last.
+    pub(super) turn: u64,
+    /// The own admission was seen in a list that was read at this moment.
+    admission_seen: Option<Ms>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -311,6 +352,9 @@ impl Machine {
             members_changed: sent,
             balanced: false,
             self_call: SelfCall::Next(0),
+            lists: Lists::None,
+            turn: 0,
+            admission_seen: None,
         }
     }
 
@@ -365,6 +409,15 @@ impl Machine {
                     next_try: now + 100,
                 };
             }
+            Input::TurnDrawn(result) => self.turn_drawn(now, result, &mut out),
+            Input::TookSilent { from, turn, result } => {
+                self.took_silent(now, (from, turn), result, &mut out);
+            }
+            Input::Link(LinkNote::DeputySilent { turn }) => self.deputy_silent(now, turn),
+            Input::Link(LinkNote::TakeOver { from, turn, shards }) => {
+                self.take_silent(now, from, (turn, shards), &mut out);
+            }
+            Input::Link(LinkNote::Silent(of)) => self.is_silent(now, of),
             Input::Link(note) => self.link_note(note),
             Input::Drain if self.draining => {}
             Input::Drain => out.push(Output::SetState {
@@ -416,7 +469,7 @@ impl Machine {
     }
 
     /// What a failure means for the own membership.
-    fn registry_failed(&mut self, error: &RegistryError, out: &mut Vec<Output>) {
+    pub(super) fn registry_failed(&mut self, error: &RegistryError, out: &mut Vec<Output>) {
         match error {
             RegistryError::Fenced => self.lose(out),
             RegistryError::HistoryLost(why) => {
@@ -488,7 +541,10 @@ impl Machine {
                 self.look_after = Some(Ms::MAX);
             }
         }
-        let admitted = self.phase == Phase::Joining && own_state != MemberState::Joining;
+        let read = map.is_some();
+        let admitted = self.phase == Phase::Joining
+            && own_state != MemberState::Joining
+            && self.knows_map_since_admission(now, asked, read);
         if admitted {
             self.phase = Phase::Live;
             out.push(Output::ValidUntil(self.lease_until));
@@ -505,7 +561,19 @@ impl Machine {
             if changed || admitted {
                 out.push(Output::Tell(ClusterEvent::Shards(Arc::clone(&self.map))));
             }
+            self.map_was_told(out);
         }
+    }
+
+    /// Whoever took a shard over before this node was admitted did not ask it what it has: it must know of that before it asks
+    /// anybody for anything.
+    fn knows_map_since_admission(&mut self, now: Ms, asked: Ms, read: bool) -> bool {
+        let since = *self.admission_seen.get_or_insert(now);
+        let knows = read && asked > since;
+        if !knows {
+            (self.want_look, self.want_map, self.look_pause) = (true, true, 0);
+        }
+        knows
     }
 
     fn forget_the_gone(&mut self, now: Ms, list: &MemberList, out: &mut Vec<Output>) {
@@ -540,6 +608,11 @@ impl Machine {
                 calling: false,
                 next_fence: 0,
                 next_call: 0,
+                shunned: None,
+                silent_until: 0,
+                taking: None,
+                take_next: Default::default(),
+                unsure: Default::default(),
             });
             if gap || peer.record.expires != record.expires {
                 peer.unchanged_since = now;
@@ -632,6 +705,7 @@ impl Machine {
                 }
             }
             LinkNote::UnknownCaller => self.want_look = true,
+            LinkNote::DeputySilent { .. } | LinkNote::TakeOver { .. } | LinkNote::Silent(_) => {}
         }
     }
 }

@@ -55,6 +55,7 @@ impl Machine {
             Phase::Joining => self.find_a_way_in(now, out),
             _ => self.call_joining_back(now, out),
         }
+        self.see_to_lists(now, out);
         if self.phase == Phase::Live && self.moving == Moving::No && !self.balanced {
             self.move_shards(now, out);
         }
@@ -165,6 +166,13 @@ impl Machine {
         };
         let mut keepers: Vec<Member> = alive.iter().filter(|m| !draining(m)).copied().collect();
         let nobody_stays = keepers.is_empty();
+        // One that hangs could not report what it has: what moves would wait for it.
+        let silent = |member: &Member| {
+            let peer = self.peers.get(member);
+            peer.is_some_and(|peer| {
+                now < peer.silent_until || now > peer.unchanged_since + SUSPICIOUS
+            })
+        };
         let orphans = plan::orphans(&self.map, &alive);
         if !orphans.is_empty() {
             if nobody_stays {
@@ -181,8 +189,12 @@ impl Machine {
             }
             return;
         }
-        if !self.draining && now < self.members_changed + SETTLED {
+        let somebody_silent = self.peers.keys().any(silent);
+        if !self.draining && (now < self.members_changed + SETTLED || somebody_silent) {
             return;
+        }
+        if self.draining && keepers.iter().any(|member| !silent(member)) {
+            keepers.retain(|member| !silent(member));
         }
         if let Some((to, shards)) = plan::give_away(&self.map, &keepers, self.me, HAND_OVER_MAX) {
             self.moving = Moving::Asked;

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::hello::{Hello, Purpose, Refusal, Speaks, Welcome, read_word, write_word};
 use super::peer::PeerLink;
 use super::{DialError, Incoming, PeerStream, Peers, SendError, Stranger, Transport};
-use crate::membership::{ClusterHandler, Validity};
+use crate::membership::{ClusterHandler, Held, Validity};
 
 /// Time for the first words on an authenticated connection.
 const HELLO_TIME: Duration = Duration::from_secs(2);
@@ -36,6 +36,22 @@ pub enum LinkNote {
     Disconnected(Member),
     /// A call to its address was refused: nobody listens there.
     Refused(Member),
+    /// The deputy does not answer: [`Peers::deputy_silent`].
+    DeputySilent {
+        /// Of which turn.
+        turn: u64,
+    },
+    /// [`Peers::take_over`].
+    TakeOver {
+        /// From whom.
+        from: Member,
+        /// Under which of its turns.
+        turn: u64,
+        /// Which.
+        shards: Vec<Held>,
+    },
+    /// [`Peers::complained`].
+    Silent(Member),
     /// Somebody called whom we don't know as a member: the member list may be old.
     UnknownCaller,
 }
@@ -297,5 +313,17 @@ impl Peers for Links {
     fn send(&self, to: Member, message: Bytes) -> Result<(), SendError> {
         let peers = self.peers.read();
         peers.get(&to).ok_or(SendError::NotAMember)?.send(message)
+    }
+
+    fn deputy_silent(&self, turn: u64) {
+        self.shared.note(LinkNote::DeputySilent { turn });
+    }
+
+    fn complained(&self, of: Member) {
+        self.shared.note(LinkNote::Silent(of));
+    }
+
+    fn take_over(&self, from: Member, turn: u64, shards: Vec<Held>) {
+        self.shared.note(LinkNote::TakeOver { from, turn, shards });
     }
 }

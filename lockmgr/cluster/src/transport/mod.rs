@@ -15,6 +15,8 @@ pub use hello::Speaks;
 use async_trait::async_trait;
 use bytes::Bytes;
 use sluice_lockmgr::Member;
+
+use crate::membership::Held;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Longest message that a link carries; longer ones are refused at the sender.
@@ -48,6 +50,17 @@ pub trait Peers: Send + Sync {
 
     /// Queues a message for a member.
     fn send(&self, to: Member, message: Bytes) -> Result<(), SendError>;
+
+    /// The deputy of this turn does not answer; another, or none, is told by [`crate::membership::ClusterEvent::Deputy`]. Where
+    /// that is never told, nothing is to be done.
+    fn deputy_silent(&self, _turn: u64) {}
+
+    /// Somebody does not hear from a member: it is to get no shards.
+    fn complained(&self, _of: Member) {}
+
+    /// Takes shards from a silent member, whose deputy of this turn this node is; told by
+    /// [`crate::membership::ClusterEvent::TookOver`] and [`crate::membership::ClusterEvent::NotTaken`].
+    fn take_over(&self, _from: Member, _turn: u64, _shards: Vec<Held>) {}
 }
 
 /// A stream of bytes in both directions.

@@ -83,6 +83,7 @@ impl Cluster {
                 opens_max: 1000,
             },
             tokens: TokenOptions::default(),
+            ..ClusterOptions::default()
         };
         let nodes = (1..=count).map(|n| {
             let member = Member {

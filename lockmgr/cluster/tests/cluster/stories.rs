@@ -434,3 +434,54 @@ async fn a_state_longer_than_a_link_carries_arrives_all_the_same() {
         "nothing is forgotten"
     );
 }
+
+async fn settled(c: &mut Cluster, at: usize) -> Option<bool> {
+    let locks = c.nodes[at].locks.clone();
+    c.run(async move { locks.settle(&[DOCUMENT]).await }).await
+}
+
+#[tokio::test]
+async fn a_coordinator_says_that_nobody_has_a_document_only_if_its_deputy_has_taken_nothing() {
+    let mut c = cluster();
+    c.settle().await;
+    assert_eq!(settled(&mut c, 0).await, Some(false), "it has no deputy");
+    let deputy = |c: &Cluster, at: usize, turn| Some((c.nodes[at].member, turn));
+    let event = ClusterEvent::Deputy(deputy(&c, 1, 0));
+    c.nodes[0].locks.event(event);
+    c.settle().await;
+    c.nodes[1].alive = false;
+    assert_eq!(settled(&mut c, 0).await, None, "it may own nothing by now");
+    c.nodes[1].alive = true;
+    let event = ClusterEvent::Deputy(deputy(&c, 2, 1));
+    c.nodes[0].locks.event(ClusterEvent::Deputy(None));
+    c.nodes[0].locks.event(event);
+    c.settle().await;
+    assert_eq!(settled(&mut c, 0).await, Some(false));
+    // The shard is taken over, and the former owner has not heard of that.
+    c.nodes[0].alive = false;
+    c.give(DOCUMENT, Some(2));
+    c.settle().await;
+    c.nodes[0].alive = true;
+    assert_eq!(settled(&mut c, 0).await, None);
+}
+
+#[tokio::test]
+async fn who_asks_a_silent_coordinator_whether_all_is_committed_asks_its_successor() {
+    let mut c = cluster();
+    c.nodes[0].alive = false;
+    let locks = c.nodes[2].locks.clone();
+    let asked = tokio::spawn(async move { locks.settle(&[DOCUMENT]).await });
+    c.settle().await;
+    assert!(!asked.is_finished());
+    // What it was asked it never answers.
+    c.nodes[0].alive = true;
+    c.give(DOCUMENT, Some(1));
+    let answered = async {
+        while !asked.is_finished() {
+            c.settle().await;
+        }
+        asked.await
+    };
+    let in_time = tokio::time::timeout(Duration::from_secs(20), answered).await;
+    assert!(!in_time.expect("an answer").expect("no panic"));
+}

@@ -6,4 +6,5 @@ pub mod fenced;
 pub mod lineage;
 pub mod liveness;
 pub mod once;
+pub mod settled;
 pub mod single_writer;

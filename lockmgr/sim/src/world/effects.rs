@@ -3,7 +3,10 @@
 use std::fmt::Write as _;
 
 use sluice_lockmgr::{Member, MemberId, Revocation, shard_of};
-use sluice_lockmgr_cluster::core::{Body, Effect, Event as TokenEvent, Part, RequestId};
+use sluice_lockmgr_cluster::core::{
+    Body, Effect, Event as TokenEvent, Part, RequestId, TokenMessage,
+};
+use sluice_lockmgr_cluster::membership::{Input, LinkNote};
 
 use super::{Call, Event, World};
 use crate::Mutant;
@@ -243,7 +246,26 @@ impl World {
 
     fn carry_out(&mut self, member: Member, effect: Effect) {
         match effect {
-            Effect::Send { to, message } => self.send(member, to, message),
+            Effect::Send { to, message } => self.send_perhaps_wrong(member, to, message),
+            Effect::Unlisted { document, holder } => {
+                let what = format!("{member} did not know that {holder} had document {document}");
+                self.violated("I11 complete list", what);
+            }
+            Effect::DeputySilent { turn, .. } => {
+                self.input(member, Input::Link(LinkNote::DeputySilent { turn }));
+            }
+            Effect::TakeOver {
+                shard,
+                epoch,
+                of: from,
+                turn,
+            } => {
+                let shards = vec![(shard, epoch)];
+                let take = LinkNote::TakeOver { from, turn, shards };
+                // Its own probe is not answered, or comes back too late.
+                let wait = self.random.between(0, 40);
+                self.after(wait, Event::Input(member, Input::Link(take)));
+            }
             Effect::Forward {
                 to,
                 mut message,
@@ -283,7 +305,10 @@ impl World {
             } => {
                 let now = self.now;
                 if let Some(node) = self.node_mut(member) {
-                    let gate = node.gates.entry(document).or_default();
+                    let gate = node
+                        .gates
+                        .entry(document)
+                        .or_insert_with(|| Gate::opened(now));
                     gate.term = term;
                     for state in &states {
                         gate.admit(entries_of(state), now);
@@ -292,6 +317,38 @@ impl World {
             }
             effect => self.carry_out_gate(member, effect),
         }
+    }
+
+    /// With what a mutant makes of it.
+    fn send_perhaps_wrong(&mut self, member: Member, to: Member, mut message: TokenMessage) {
+        let mutant = self.plan.mutant;
+        match &mut message.body {
+            Body::Taking { turn, document } if mutant == Mutant::HastyTaking => {
+                let (turn, document) = (*turn, *document);
+                let body = Body::Taken { turn, document };
+                let answer = TokenMessage {
+                    body,
+                    ..message.clone()
+                };
+                let answered = TokenEvent::Message {
+                    from: to,
+                    message: answer,
+                };
+                self.tokens(member, answered);
+            }
+            Body::Taking { turn, document } if mutant == Mutant::EarlyLeft => {
+                let (turn, documents) = (*turn, vec![*document]);
+                let left = TokenMessage {
+                    body: Body::Left { turn, documents },
+                    ..message.clone()
+                };
+                self.send(member, to, message);
+                return self.send(member, to, left);
+            }
+            Body::List { documents, .. } if mutant == Mutant::ShortList => documents.clear(),
+            _ => {}
+        }
+        self.send(member, to, message);
     }
 
     fn carry_out_gate(&mut self, member: Member, effect: Effect) {

@@ -2,7 +2,7 @@
 
 use futures::FutureExt;
 use sluice_lockmgr::{EpochRegistry, Member, RegistryError};
-use sluice_lockmgr_cluster::core::{Event as TokenEvent, TokenMessage};
+use sluice_lockmgr_cluster::core::{Body, Event as TokenEvent, TokenMessage};
 use sluice_lockmgr_cluster::membership::{ClusterEvent, Input, LinkNote, Output};
 use sluice_lockmgr_cluster::transport::DialError;
 
@@ -109,6 +109,10 @@ impl World {
             Output::FenceDead { victim } => self.call(member, Call::FenceDead { victim }),
             Output::Take(shards) => self.call(member, Call::Take(shards)),
             Output::HandOver { to, shards } => self.call(member, Call::HandOver { to, shards }),
+            Output::DrawTurn { turn } => self.call(member, Call::DrawTurn { turn }),
+            Output::TakeSilent { from, turn, shards } => {
+                self.call(member, Call::TakeSilent { from, turn, shards });
+            }
             Output::SetState { member: of, state } => {
                 self.call(member, Call::SetState { member: of, state });
             }
@@ -175,10 +179,40 @@ impl World {
                 }
                 TokenEvent::Revoked(tokens)
             }
+            ClusterEvent::Deputy(deputy) => {
+                self.report.voided += u64::from(deputy.is_none());
+                TokenEvent::Deputy(deputy)
+            }
+            ClusterEvent::TookOver { from, turn, shards } => {
+                self.report.taken_over += shards.len() as u64;
+                for (shard, epoch) in shards {
+                    let took = TokenEvent::TookOver {
+                        shard,
+                        epoch,
+                        of: from,
+                        turn,
+                    };
+                    self.tokens(member, took);
+                }
+                return;
+            }
+            ClusterEvent::NotTaken { from, turn, shards } => {
+                for (shard, epoch) in shards {
+                    let refused = TokenEvent::NotTaken {
+                        shard,
+                        epoch,
+                        of: from,
+                        turn,
+                    };
+                    self.tokens(member, refused);
+                }
+                return;
+            }
             ClusterEvent::Shards(map) => {
                 let Some(node) = self.node_mut(member) else {
                     return;
                 };
+                node.known_map = map.version;
                 let mut news = Vec::new();
                 for ((shard, owner), known) in map.iter().zip(&mut node.told) {
                     if owner.epoch > *known {
@@ -289,6 +323,22 @@ impl World {
                 let _ = now(done, heard, door.hand_over(member, to, &shards));
                 Input::ShardsMoved
             }
+            Call::DrawTurn { turn } => {
+                let mut result = now(done, heard, door.draw_turn(member, turn));
+                if self.plan.mutant == Mutant::NoLook {
+                    let known = self.node(member)?.known_map;
+                    result = result.map(|_| known);
+                }
+                Input::TurnDrawn(result)
+            }
+            Call::TakeSilent { from, turn, shards } => {
+                let named = match self.plan.mutant {
+                    Mutant::AnyTurn => self.database.registry.turn(from),
+                    _ => turn,
+                };
+                let result = now(done, heard, door.take_silent(member, from, named, &shards));
+                Input::TookSilent { from, turn, result }
+            }
             Call::SetState { member: of, state } => {
                 let _ = now(done, heard, door.set_state(member, of, state));
                 Input::StateSet
@@ -313,12 +363,39 @@ impl World {
         {
             return;
         }
+        self.complain_perhaps(from, to, &message);
         self.links.entry((from, to)).or_default().push_back(message);
         let at = self.now + self.network_delay();
         let last = self.link_times.entry((from, to)).or_default();
         *last = (*last).max(at);
         let wait = *last - self.now;
         self.after(wait, Event::Deliver { from, to });
+    }
+
+    /// Somebody finds that the receiver of a request is silent: mostly where it is, and now and then where it is not.
+    fn complain_perhaps(&mut self, from: Member, to: Member, message: &TokenMessage) {
+        let Body::Ask { .. } = message.body else {
+            return;
+        };
+        let silent = self.slot(to).is_some_and(|slot| {
+            let paused = self.nodes[slot].as_ref().is_some_and(|node| node.paused);
+            let cut = self
+                .slot(from)
+                .is_some_and(|from| !self.reachable(from, slot));
+            paused || cut || self.deaf[slot] > self.now
+        });
+        if !(silent || self.random.one_in(self.plan.spurious)) {
+            return;
+        }
+        let all: Vec<Member> = self.nodes.iter().flatten().map(|node| node.me).collect();
+        for member in all {
+            let event = TokenEvent::Silent {
+                shard: message.shard,
+                of: to,
+            };
+            let wait = self.random.between(0, 60);
+            self.after(wait, Event::Tokens(member, event));
+        }
     }
 
     /// Directly, through the database's mailbox where there is no connection, or later.

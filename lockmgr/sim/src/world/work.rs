@@ -67,6 +67,8 @@ impl World {
             self.after(patience, Event::Client(member, at, owner));
         }
         self.ask(member, document, Op::Lock(owner, exclusive));
+        let elsewhere = 1 + self.random.below(self.plan.documents);
+        self.settle_some(member, elsewhere);
     }
 
     fn give_up(&mut self, member: Member, at: usize) {

@@ -105,6 +105,12 @@ impl PostgresRegistry {
         .execute(&mut *tx)
         .await
         .map_err(told)?;
+        sqlx::query("INSERT INTO node_turn(member, epoch, turn) VALUES ($1, $2, 0)")
+            .bind(id)
+            .bind(big(epoch.0))
+            .execute(&mut *tx)
+            .await
+            .map_err(told)?;
         // After the insertion, which a command that takes the whole repository does not pass: one of the two sees the other.
         end_command(&mut tx).await?;
         let transaction = count(&mut tx, "members").await?;
@@ -443,7 +449,7 @@ async fn row_of(conn: &mut PgConnection, member: Member, lock: Lock) -> Result<O
     .map_err(told)
 }
 
-/// Ends a life whose row is locked; its mail and what it should hear go too.
+/// Ends a life whose row is locked; its turn, its mail and what it should hear go too.
 async fn remove(
     conn: &mut PgConnection,
     row: &Session,

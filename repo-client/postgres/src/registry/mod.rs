@@ -6,7 +6,7 @@
 //! the row would be wrong: between the read and the change the fence could pass.
 //!
 //! Never decides who is alive; carries out what `sluice-lockmgr-cluster`'s membership decides. Locks are taken in one order:
-//! join lock, member rows by number, shard rows by number, counters.
+//! join lock, member rows by number, turns, shard rows by number, counters.
 
 mod hints;
 mod life;
@@ -218,6 +218,21 @@ impl EpochRegistry for PostgresRegistry {
         shards: &[(ShardId, ShardEpoch)],
     ) -> Result<Vec<(ShardId, ShardEpoch)>> {
         self.bounded(self.take_over(me, shards)).await
+    }
+
+    async fn draw_turn(&self, me: Member, turn: u64) -> Result<u64> {
+        self.bounded(self.next_turn(me, turn)).await
+    }
+
+    async fn take_silent(
+        &self,
+        me: Member,
+        from: Member,
+        turn: u64,
+        shards: &[(ShardId, ShardEpoch)],
+    ) -> Result<Vec<(ShardId, ShardEpoch)>> {
+        self.bounded(self.take_from_silent(me, from, turn, shards))
+            .await
     }
 
     async fn hand_over(

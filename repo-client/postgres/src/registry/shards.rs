@@ -71,6 +71,68 @@ impl PostgresRegistry {
         moved(&taken)
     }
 
+    pub(super) async fn next_turn(&self, me: Member, turn: u64) -> Result<u64> {
+        let mut lent = self.stock.lend().await?;
+        let mut tx = lent.begin().await?;
+        own_row(&mut tx, me).await?;
+        // Waits for a take-over that holds the row.
+        let transaction: i64 = sqlx::query_scalar(
+            "UPDATE node_turn SET turn = greatest(turn, $3) WHERE member = $1 AND epoch = $2 \
+             RETURNING pg_current_xact_id()::text::bigint",
+        )
+        .bind(small(me.id.0))
+        .bind(big(me.epoch.0))
+        .bind(big(turn))
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(told)?;
+        // A statement of its own: it sees what was committed while the one before waited.
+        let shards: i64 =
+            sqlx::query_scalar("SELECT value FROM cluster_state WHERE key = 'shards'")
+                .fetch_one(&mut *tx)
+                .await
+                .map_err(told)?;
+        commit(tx).await?;
+        self.database.history().committed(transaction);
+        lent.give_back();
+        Ok(unsigned(shards))
+    }
+
+    pub(super) async fn take_from_silent(
+        &self,
+        me: Member,
+        from: Member,
+        turn: u64,
+        shards: &[(ShardId, ShardEpoch)],
+    ) -> Result<Vec<(ShardId, ShardEpoch)>> {
+        let mut lent = self.stock.lend().await?;
+        let mut tx = lent.begin().await?;
+        let mut both = [me, from];
+        both.sort_unstable();
+        let mut there = true;
+        for member in both {
+            match own_row(&mut tx, member).await {
+                Err(RegistryError::Fenced) if member != me => there = false,
+                other => other?,
+            }
+        }
+        if !there || !has_turn(&mut tx, from, turn).await? {
+            commit(tx).await?;
+            lent.give_back();
+            return Ok(Vec::new());
+        }
+        lock_rows(&mut tx, shards).await?;
+        // What was taken before, and the answer was lost: the turn is the same still, so it was then.
+        let before = taken_before(&mut tx, me, shards).await?;
+        let mut taken = move_from(&mut tx, from, me, shards).await?;
+        let transaction = count_changes(&mut tx, &taken).await?;
+        taken.extend(before);
+        commit(tx).await?;
+        self.changed(&mut lent.conn, transaction).await;
+        lent.give_back();
+        moved(&taken)
+    }
+
     pub(super) async fn give(
         &self,
         me: Member,
@@ -89,24 +151,12 @@ impl PostgresRegistry {
             }
         }
         if !receiver {
+            commit(tx).await?;
+            lent.give_back();
             return Ok(Vec::new());
         }
         lock_rows(&mut tx, shards).await?;
-        let given = sqlx::query(
-            "UPDATE lock_shard s SET owner = $5, owner_epoch = $6, epoch = s.epoch + 1 \
-             FROM unnest($3::int[], $4::bigint[]) AS w(shard, epoch) \
-             WHERE s.shard = w.shard AND s.epoch = w.epoch AND s.owner = $1 AND s.owner_epoch = $2 \
-             RETURNING s.shard, s.epoch",
-        )
-        .bind(small(me.id.0))
-        .bind(big(me.epoch.0))
-        .bind(numbers(shards))
-        .bind(epochs(shards))
-        .bind(small(to.id.0))
-        .bind(big(to.epoch.0))
-        .fetch_all(&mut *tx)
-        .await
-        .map_err(told)?;
+        let given = move_from(&mut tx, me, to, shards).await?;
         let transaction = count_changes(&mut tx, &given).await?;
         commit(tx).await?;
         self.changed(&mut lent.conn, transaction).await;
@@ -193,6 +243,61 @@ async fn lock_rows(conn: &mut PgConnection, shards: &[(ShardId, ShardEpoch)]) ->
     .execute(conn)
     .await
     .map(drop)
+    .map_err(told)
+}
+
+/// Whether a member has drawn this turn last. It draws none before the end of the transaction.
+async fn has_turn(conn: &mut PgConnection, member: Member, turn: u64) -> Result<bool> {
+    sqlx::query("SELECT 1 FROM node_turn WHERE member = $1 AND epoch = $2 AND turn = $3 FOR SHARE")
+        .bind(small(member.id.0))
+        .bind(big(member.epoch.0))
+        .bind(big(turn))
+        .fetch_optional(conn)
+        .await
+        .map(|row| row.is_some())
+        .map_err(told)
+}
+
+/// Makes `to` the owner of those of the shards that `from` owns with the given epochs.
+async fn move_from(
+    conn: &mut PgConnection,
+    from: Member,
+    to: Member,
+    shards: &[(ShardId, ShardEpoch)],
+) -> Result<Vec<sqlx::postgres::PgRow>> {
+    sqlx::query(
+        "UPDATE lock_shard s SET owner = $5, owner_epoch = $6, epoch = s.epoch + 1 \
+         FROM unnest($3::int[], $4::bigint[]) AS w(shard, epoch) \
+         WHERE s.shard = w.shard AND s.epoch = w.epoch AND s.owner = $1 AND s.owner_epoch = $2 \
+         RETURNING s.shard, s.epoch",
+    )
+    .bind(small(from.id.0))
+    .bind(big(from.epoch.0))
+    .bind(numbers(shards))
+    .bind(epochs(shards))
+    .bind(small(to.id.0))
+    .bind(big(to.epoch.0))
+    .fetch_all(conn)
+    .await
+    .map_err(told)
+}
+
+/// Those of the shards that `me` owns with the next epoch after the given one.
+async fn taken_before(
+    conn: &mut PgConnection,
+    me: Member,
+    shards: &[(ShardId, ShardEpoch)],
+) -> Result<Vec<sqlx::postgres::PgRow>> {
+    sqlx::query(
+        "SELECT s.shard, s.epoch FROM lock_shard s JOIN unnest($3::int[], $4::bigint[]) AS w(shard, epoch) \
+         ON s.shard = w.shard AND s.epoch = w.epoch + 1 WHERE s.owner = $1 AND s.owner_epoch = $2",
+    )
+    .bind(small(me.id.0))
+    .bind(big(me.epoch.0))
+    .bind(numbers(shards))
+    .bind(epochs(shards))
+    .fetch_all(conn)
+    .await
     .map_err(told)
 }
 

@@ -92,6 +92,10 @@ pub(super) struct Node {
     busy: bool,
     pub alive: bool,
     frozen: bool,
+    /// It stands still, and hears nothing.
+    hung: bool,
+    /// What it said about deputies and lists.
+    pub about_lists: Vec<Effect>,
 }
 
 pub(super) struct World {
@@ -129,6 +133,8 @@ impl World {
             busy: false,
             alive: true,
             frozen: false,
+            hung: false,
+            about_lists: Vec::new(),
         });
         let mut world = Self {
             nodes: nodes.collect(),
@@ -223,6 +229,39 @@ impl World {
     pub(super) fn freeze(&mut self, at: usize, frozen: bool) {
         self.nodes[at].frozen = frozen;
         self.step(at, if frozen { Event::Frozen } else { Event::Thawed });
+    }
+
+    /// It stands still, or goes on.
+    pub(super) fn hang(&mut self, at: usize, hung: bool) {
+        self.nodes[at].hung = hung;
+    }
+
+    pub(super) fn has_deputy(&mut self, at: usize, deputy: Option<(usize, u64)>) {
+        let deputy = deputy.map(|(deputy, turn)| (self.nodes[deputy].me, turn));
+        self.step(at, Event::Deputy(deputy));
+    }
+
+    /// A node takes a document's shard over from a silent coordinator, if it has a list of it. The silent one hears nothing of that.
+    pub(super) fn take_over(&mut self, at: usize, from: usize, document: u64) -> bool {
+        let (of, me) = (self.nodes[from].me, self.nodes[at].me);
+        let shard = sluice_lockmgr::shard_of(document);
+        self.step(at, Event::Silent { shard, of });
+        let Some(Effect::TakeOver { epoch, turn, .. }) = self.nodes[at].about_lists.pop() else {
+            return false;
+        };
+        assert_eq!(self.map.owner(shard).epoch, epoch);
+        self.own(shard, me);
+        let epoch = self.map.owner(shard).epoch;
+        self.tell_map(at);
+        let took = Event::TookOver {
+            shard,
+            epoch,
+            of,
+            turn,
+        };
+        self.step(at, took);
+        self.drain();
+        true
     }
 
     /// Its commits do not end, or end.
@@ -460,9 +499,9 @@ impl World {
     fn send(&mut self, at: usize, to: Member, mut message: TokenMessage) {
         if let Body::Report { claims, .. } = &mut message.body {
             for claim in claims {
-                if let Held::Part(part) = &mut claim.held {
-                    let heard_of = self.heard_of(at, claim.document, part);
-                    *part = Bytes::from(postcard::to_stdvec(&heard_of).expect("encodes"));
+                if let Held::Part { state, .. } = &mut claim.held {
+                    let heard_of = self.heard_of(at, claim.document, state);
+                    *state = Bytes::from(postcard::to_stdvec(&heard_of).expect("encodes"));
                 }
             }
         }
@@ -634,7 +673,9 @@ impl World {
                 self.forced += 1;
                 self.fenced(at, document, grant);
             }
-            Effect::Tell { .. } | Effect::Asserted { .. } => {}
+            Effect::TakeOver { .. } | Effect::DeputySilent { .. } | Effect::Unlisted { .. } => {
+                self.nodes[at].about_lists.push(effect);
+            }
             _ => {}
         }
     }
@@ -683,7 +724,9 @@ impl World {
         let mut choices: Vec<(usize, Option<usize>)> = self
             .links
             .iter()
-            .filter(|((_, to), queue)| !queue.is_empty() && self.nodes[*to].alive)
+            .filter(|((_, to), queue)| {
+                !queue.is_empty() && self.nodes[*to].alive && !self.nodes[*to].hung
+            })
             .map(|((from, to), _)| (*from, Some(*to)))
             .collect();
         choices.extend(
@@ -736,7 +779,7 @@ impl World {
             self.now = self.now.after(Duration::from_millis(250)).min(end);
             for at in 0..self.nodes.len() {
                 let due = self.nodes[at].machine.next_deadline() <= self.now;
-                if self.nodes[at].alive && due {
+                if self.nodes[at].alive && !self.nodes[at].hung && due {
                     self.step(at, Event::Tick);
                 }
             }

@@ -352,6 +352,7 @@ async fn nodes_that_join_are_announced_everywhere_before_the_map_and_get_their_s
                         assert!(row.owner.is_none_or(|owner| known.contains(&owner)));
                     }
                 }
+                ClusterEvent::Deputy(Some((deputy, _))) => assert!(known.contains(deputy)),
                 other => panic!("{other:?}"),
             }
         }
@@ -590,6 +591,92 @@ async fn nodes_that_all_drain_at_once_wait_for_nobody() {
     for node in &world.nodes {
         assert!(node.others.contains(&Output::Drained));
     }
+}
+
+fn taken(out: &[Output]) -> Vec<Vec<Held>> {
+    let shards = out.iter().filter_map(|output| match output {
+        Output::TakeSilent { shards, .. } => Some(shards.clone()),
+        _ => None,
+    });
+    shards.collect()
+}
+
+#[tokio::test]
+async fn shards_are_taken_from_a_silent_member_in_one_attempt_at_a_time() {
+    let mut world = World::with_nodes(&["a", "b"]).await;
+    let (from, now) = (world.member(0), world.now);
+    let held = |n| (ShardId(n), ShardEpoch(1));
+    let take = |n| {
+        let (turn, shards) = (0, vec![held(n)]);
+        Input::Link(LinkNote::TakeOver { from, turn, shards })
+    };
+    let b = &mut world.nodes[1].machine;
+    assert_eq!(taken(&b.step(now, take(1))), [vec![held(1)]]);
+    assert!(taken(&b.step(now, take(2))).is_empty());
+    assert!(taken(&b.step(now, take(3))).is_empty());
+    let (turn, result) = (0, Ok(Vec::new()));
+    let out = b.step(now, Input::TookSilent { from, turn, result });
+    let shards = vec![held(1)];
+    let refused = ClusterEvent::NotTaken { from, turn, shards };
+    assert!(out.contains(&Output::Tell(refused)));
+    assert_eq!(taken(&out), [vec![held(2), held(3)]]);
+}
+
+#[tokio::test]
+async fn a_take_over_whose_answer_was_lost_is_asked_for_again_once_the_map_tells_of_it() {
+    let mut world = World::with_nodes(&["a", "b"]).await;
+    let (from, me, now) = (world.member(0), world.member(1), world.now);
+    let owned = world.nodes[1].machine.map().iter();
+    let owned = owned.filter(|(_, row)| row.owner == Some(from));
+    let held: Vec<Held> = owned
+        .map(|(shard, row)| (shard, row.epoch))
+        .take(2)
+        .collect();
+    let (turn, shards) = (0, held.clone());
+    let take = Input::Link(LinkNote::TakeOver {
+        from,
+        turn,
+        shards: shards.clone(),
+    });
+    let out = world.nodes[1].machine.step(now, take);
+    assert_eq!(taken(&out), [shards]);
+    // One of them was taken.
+    let door = Arc::clone(&world.nodes[1].door);
+    door.take_silent(me, from, turn, &held[..1]).await.unwrap();
+    let result = Err(RegistryError::Unavailable("no answer".into()));
+    let input = Input::TookSilent { from, turn, result };
+    for output in world.nodes[1].machine.step(now, input) {
+        world.perform(1, output).await;
+    }
+    world.run(200).await;
+    assert_eq!(taken(&world.nodes[1].others), [held[..1].to_vec()]);
+}
+
+#[tokio::test]
+async fn a_member_that_others_complain_about_gets_no_shards_for_balance() {
+    let mut world = World::with_nodes(&["a", "b"]).await;
+    let late = world.join("c").await;
+    let member = world.member(late);
+    let knows = |world: &World, node: usize| {
+        let mut up = world.nodes[node].machine.members_up();
+        up.any(|other| other == member)
+    };
+    while !(knows(&world, 0) && knows(&world, 1)) {
+        world.step().await;
+    }
+    for node in &mut world.nodes[..2] {
+        node.inputs.push_back(Input::Link(LinkNote::Silent(member)));
+    }
+    let owned = |world: &World| {
+        let map = world.nodes[0].machine.map();
+        map.iter()
+            .filter(|(_, row)| row.owner == Some(member))
+            .count()
+    };
+    world.run(2_500).await;
+    assert_eq!(owned(&world), 0);
+    world.run(10_000).await;
+    assert!(owned(&world) > 1_000, "{}", owned(&world));
 }
 
 #[tokio::test]
