@@ -397,6 +397,9 @@ pub trait EpochRegistry: Send + Sync {
 
     /// What members left behind that ended less than [`RECLAIM_GRACE`] ago, but for those in `known`. Whoever is missing in an
     /// answer of [`EpochRegistry::members`] that came before is in it if it ended so lately; nothing that it left is missing.
+    ///
+    /// That time counts only while some member can act: it begins anew when a node joins where no other member can, and when a
+    /// member renews a lease that had run out. Once it is over what they left is forgotten.
     async fn left_locks(&self, known: &[MemberEpoch]) -> Result<Vec<LeftLocks>, RegistryError>;
 
     /// Fences `victim` if its lease ends at `expires` still and has run out on the registry's clock. `me` must hold an

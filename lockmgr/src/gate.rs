@@ -312,6 +312,13 @@ impl GatedLocks {
         });
     }
 
+    /// Keeps it longer, if it still is: for that long from now on.
+    pub fn keep_longer(&self, document: u64, keep: Duration) {
+        self.shards.with_state(document, |state, now| {
+            state.table.keep_longer(now, document, keep);
+        });
+    }
+
     /// Closes the gate and takes everything out. `None`: it was closed.
     #[must_use]
     pub fn export(&self, document: u64) -> Option<Exported> {

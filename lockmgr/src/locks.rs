@@ -294,31 +294,43 @@ impl Document {
     /// counts as, of clients that nobody knows. It may have been any lock or share reservation, so it meets whatever one of them
     /// could; but for reading, which a reservation seldom denies. What is held already is not asked.
     pub(crate) fn keep_for_reclaim(&mut self, env: &mut Env, holder: &Arc<Holder>, keep: Duration) {
+        if self.keep_longer(env, keep) {
+            return;
+        }
         let until = env.now.after(keep);
+        let id = OpenId(env.fresh_id());
+        let actor = Actor {
+            protocol: holder.protocol,
+            client: ClientId::LEFT,
+            holder: Arc::clone(holder),
+        };
+        let claim = Claim {
+            access: Access::READ.with(Access::WRITE),
+            denies: Access::WRITE.with(Access::DELETE),
+            ..range_claim(&actor, true)
+        };
+        self.opens
+            .insert(held_open(id, 0, claim, &actor, Some(until)));
+        self.range_set_mut(0).insert(HeldRange {
+            range: ByteRange::WHOLE,
+            exclusive: true,
+            party: party(&actor, Some(id)),
+        });
+        env.set_timer(until, self.id, Due::Open(id));
+    }
+
+    /// Keeps the main data at least for that long, if it is kept; false if it is not.
+    pub(crate) fn keep_longer(&mut self, env: &mut Env, keep: Duration) -> bool {
         let kept = self.opens.iter().find(|o| o.claim.client == ClientId::LEFT);
-        let id = kept.map_or_else(|| OpenId(env.fresh_id()), |open| open.id);
+        let Some(id) = kept.map(|open| open.id) else {
+            return false;
+        };
+        let until = env.now.after(keep);
         if let Some(open) = self.opens.get_mut(id) {
             open.until = open.until.max(Some(until));
-        } else {
-            let actor = Actor {
-                protocol: holder.protocol,
-                client: ClientId::LEFT,
-                holder: Arc::clone(holder),
-            };
-            let claim = Claim {
-                access: Access::READ.with(Access::WRITE),
-                denies: Access::WRITE.with(Access::DELETE),
-                ..range_claim(&actor, true)
-            };
-            self.opens
-                .insert(held_open(id, 0, claim, &actor, Some(until)));
-            self.range_set_mut(0).insert(HeldRange {
-                range: ByteRange::WHOLE,
-                exclusive: true,
-                party: party(&actor, Some(id)),
-            });
         }
         env.set_timer(until, self.id, Due::Open(id));
+        true
     }
 
     /// Makes the open of an owner's ranges do what the ranges need; ends it with the last of them. True if it ended.

@@ -117,6 +117,10 @@ pub trait LockHost: Send + Sync {
     /// The other live nodes. First called when all that were live when this node began are known, and again whenever
     /// somebody comes or goes; nothing that a node did, and no note of it, comes after it is missing here. Must not block.
     fn members(&self, others: &[Member]);
+
+    /// The latest former members that are known to have left something that their clients may take again, also those that were
+    /// gone before this node came.
+    fn left(&self, former: &[Member]);
     /// A note from another node; those of one node come in their order. Must not block; what it asks for may go on after the call.
     fn noted(&self, from: Member, note: Note);
     /// Returns when what the notes so far ask for holds here.

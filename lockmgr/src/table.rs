@@ -540,6 +540,14 @@ impl LockTable {
         d.keep_for_reclaim(&mut self.env, holder, keep);
     }
 
+    /// Keeps it longer, if it still is.
+    pub(crate) fn keep_longer(&mut self, now: Now, document: u64, keep: Duration) {
+        self.enter(now);
+        if let Some(d) = self.documents.get_mut(&document) {
+            d.keep_longer(&mut self.env, keep);
+        }
+    }
+
     // ---- moving between tables ----
 
     /// Takes a document out as it is. Its timers find nothing any more.

@@ -1,6 +1,7 @@
 //! NLM clients of a node that is lost: a survivor tells them, and they take their locks again there before anybody else comes.
 
 use std::net::UdpSocket;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -12,6 +13,7 @@ use super::Outcome;
 
 const NLM: u32 = 100_021;
 const LOCK: u32 = 2;
+const SHARE: u32 = 20;
 const GRANTED: u32 = 0;
 const DENIED: u32 = 1;
 const GRACE_PERIOD: u32 = 4;
@@ -50,6 +52,20 @@ fn lock(client: &mut Nfs3Client, machine: &str, file: &[u8], reclaim: bool) -> a
     let reply = client.receive(xid)?;
     let status = reply.last_chunk().context("a status")?;
     Ok(u32::from_be_bytes(*status))
+}
+
+/// Reserves a file: reads it and lets nobody write.
+fn reserve(client: &mut Nfs3Client, machine: &str, file: &[u8]) -> anyhow::Result<u32> {
+    let name = opaque(machine.as_bytes());
+    let (mode_access_reclaim, cookie) = ([0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 0], opaque(b"c"));
+    let parts = [&cookie, &name, &opaque(file), &name];
+    let call: Vec<u8> = parts.into_iter().flatten().copied().collect();
+    let xid = client.send(NLM, SHARE, &[&call, &mode_access_reclaim])?;
+    let reply = client.receive(xid)?;
+    // A number of the sequence follows.
+    let status = reply.len().checked_sub(8).and_then(|at| reply.get(at..));
+    let status = status.and_then(<[u8]>::first_chunk);
+    Ok(u32::from_be_bytes(*status.context("a status")?))
 }
 
 /// Opens a document for writing over SMB so that nobody else may write, and closes it again; the status.
@@ -165,4 +181,44 @@ fn clients_with_locks_of_a_lost_node_are_told_by_another_and_take_them_again_bef
     ensure!(answer == DENIED, "its client has it again: {answer}");
     ensure!(write_alone(second, "again")? == SHARING_VIOLATION);
     Ok(())
+}
+
+#[test]
+fn what_a_client_of_a_node_has_reserved_stays_so_while_that_node_is_stopped() -> Outcome {
+    let mut cluster = Cluster::start()?;
+    let (mut a, root) = cluster.node(0).nfs("client-a")?;
+    let file = a.create(&root, "reserved")?;
+    let file = file.map_err(|status| anyhow::anyhow!("{status}"))?;
+    ensure!(reserve(&mut a, "client-a", &file)? == GRANTED);
+    let mut challenger = cluster.node(1).smb()?;
+    ensure!(write_alone(&mut challenger, "reserved")? == SHARING_VIOLATION);
+    drop(a);
+    let stopped = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let mut asked = 0;
+            let mut end = None;
+            while end.is_none_or(|end| Instant::now() < end) {
+                let answer = write_alone(&mut challenger, "reserved")?;
+                ensure!(
+                    answer == SHARING_VIOLATION,
+                    "{answer:x} when asked {asked} times"
+                );
+                asked += 1;
+                if end.is_none() && stopped.load(Ordering::SeqCst) {
+                    end = Some(Instant::now() + Duration::from_secs(2));
+                }
+            }
+            Ok(asked)
+        });
+        let stop = cluster.nodes[0].stop();
+        stopped.store(true, Ordering::SeqCst);
+        stop?;
+        let asked = asking
+            .join()
+            .map_err(|_| anyhow::anyhow!("it panicked"))??;
+        println!("asked {asked} times");
+        ensure!(asked > 10, "{asked}");
+        Ok(())
+    })
 }

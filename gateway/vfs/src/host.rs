@@ -50,11 +50,13 @@ impl LockHost for Host {
         if let Some(coherent) = &inner.coherent {
             coherent.members(others);
         }
-        let peer = |member: &Member| Peer {
-            number: u16::try_from(member.id.0).unwrap_or(0),
-            incarnation: member.epoch.0,
-        };
         inner.peers.send_replace(others.iter().map(peer).collect());
+    }
+
+    fn left(&self, former: &[Member]) {
+        if let Some(inner) = self.0.upgrade() {
+            inner.left.send_replace(former.iter().map(peer).collect());
+        }
     }
 
     fn noted(&self, from: Member, note: Note) {
@@ -80,8 +82,16 @@ impl LockHost for Host {
     async fn frozen(&self, frozen: bool) {
         if let Some(inner) = self.0.upgrade() {
             inner.frozen.store(frozen, Ordering::Release);
+            inner.frozen_for.lock().set(frozen);
             inner.thaw.notify_waiters();
         }
+    }
+}
+
+fn peer(member: &Member) -> Peer {
+    Peer {
+        number: u16::try_from(member.id.0).unwrap_or(0),
+        incarnation: member.epoch.0,
     }
 }
 

@@ -11,12 +11,11 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use sluice_repo::{NodeId, RepoError, Repository};
+use tokio::time::Instant;
 
 use crate::error::VfsError;
-use crate::vfs::Vfs;
+use crate::vfs::{Inner, Vfs};
 
-/// Pause between two looks for notes that nobody needs.
-const FORGET_EVERY: Duration = Duration::from_secs(30);
 /// Notes that are forgotten in one change.
 const FORGOTTEN_AT_ONCE: usize = 1000;
 
@@ -44,6 +43,15 @@ pub(crate) struct LockNotes {
 pub struct LockNote {
     known: Known,
     node: NodeId,
+}
+
+impl LockNote {
+    /// The node stops, and the client is to take what it has elsewhere: the note is not forgotten any more in this life.
+    pub fn end_with_node(self) {
+        if let Some(noted) = self.known.lock().get_mut(&self.node) {
+            noted.uses += 1;
+        }
+    }
 }
 
 impl Drop for LockNote {
@@ -150,6 +158,11 @@ impl Vfs {
         self.inner.options.reclaim_grace
     }
 
+    /// For how long in all the node could not act, now included: such time does not count in the grace.
+    pub fn time_frozen(&self) -> Duration {
+        self.inner.frozen_for.lock().in_all()
+    }
+
     /// Notes that an NFS client is about to have something on a document that it would have to take again. [`crate::Tree::lock`]
     /// does so itself.
     ///
@@ -160,21 +173,45 @@ impl Vfs {
         Ok(inner.lock_notes.note(inner.repo.as_ref(), node).await?)
     }
 
-    /// Forgets notes that nobody needs, again and again. What was noted before the start is needed until the grace is over.
-    pub async fn forget_lock_notes(&self) {
-        let mut pause = FORGET_EVERY.max(self.reclaim_grace());
-        loop {
-            tokio::time::sleep(pause).await;
-            let inner = &self.inner;
-            inner.lock_notes.forget_unused(inner.repo.as_ref()).await;
-            pause = FORGET_EVERY;
-        }
-    }
-
     /// Documents on which all that this node's clients had was taken away by force, from now on. A listener that falls behind is
     /// told so.
     pub fn rights_lost(&self) -> tokio::sync::broadcast::Receiver<NodeId> {
         self.inner.rights_lost.subscribe()
+    }
+}
+
+impl Inner {
+    /// Forgets notes that nobody needs, again and again until the end, whether there is an NFS head or not: what was noted in the
+    /// node's last run must not be kept after each start for nobody. It is needed until the grace is over.
+    pub(crate) async fn forget_lock_notes(self: Arc<Self>) {
+        let mut pause = self.options.forget_notes.max(self.options.reclaim_grace);
+        loop {
+            tokio::select! {
+                () = self.stopping.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            self.lock_notes.forget_unused(self.repo.as_ref()).await;
+            pause = self.options.forget_notes;
+        }
+    }
+}
+
+/// For how long a node may not act, and could not before.
+#[derive(Default)]
+pub(crate) struct FrozenFor {
+    before: Duration,
+    since: Option<Instant>,
+}
+
+impl FrozenFor {
+    pub(crate) fn set(&mut self, frozen: bool) {
+        self.before = self.in_all();
+        self.since = frozen.then(Instant::now);
+    }
+
+    fn in_all(&self) -> Duration {
+        let now = self.since.map_or(Duration::ZERO, |since| since.elapsed());
+        self.before + now
     }
 }
 

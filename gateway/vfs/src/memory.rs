@@ -10,7 +10,7 @@ use crate::error::VfsError;
 use crate::vfs::Vfs;
 
 /// Another node of the cluster, in one of its incarnations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Peer {
     /// The node's number.
     pub number: u16,
@@ -51,6 +51,12 @@ impl Vfs {
     /// The other live nodes, now and as they change.
     pub fn peers(&self) -> watch::Receiver<Vec<Peer>> {
         self.inner.peers.subscribe()
+    }
+
+    /// Nodes, in the incarnations that are gone, whose NFS clients had locks that they may take again: also those that were gone before
+    /// this node came.
+    pub fn former_peers(&self) -> watch::Receiver<Vec<Peer>> {
+        self.inner.left.subscribe()
     }
 }
 

@@ -21,7 +21,7 @@ use crate::error::VfsError;
 use crate::host::Host;
 use crate::identity::{Caller, Client, ClientTable, Protocol};
 use crate::lock_bridge::{ActorCache, ack_error};
-use crate::lock_notes::LockNotes;
+use crate::lock_notes::{FrozenFor, LockNotes};
 use crate::memory::Peer;
 use crate::metrics::Metrics;
 use crate::open::OpenTable;
@@ -46,6 +46,8 @@ pub struct VfsTimes {
     /// How long after a start documents are kept for NFS clients that had them locked before; in a cluster the nodes agree on
     /// [`RECLAIM_GRACE`] after each loss.
     pub reclaim_grace: Duration,
+    /// Pause between two looks for notes on NFS locks that nobody needs.
+    pub forget_notes: Duration,
 }
 
 impl Default for VfsTimes {
@@ -55,6 +57,7 @@ impl Default for VfsTimes {
             idle_commit: Duration::from_secs(3),
             round: Duration::from_secs(5),
             reclaim_grace: RECLAIM_GRACE,
+            forget_notes: Duration::from_secs(30),
         }
     }
 }
@@ -85,6 +88,8 @@ pub(crate) struct Inner {
     pub(crate) member: u16,
     /// The other live nodes.
     pub(crate) peers: tokio::sync::watch::Sender<Vec<Peer>>,
+    /// Former nodes whose clients may take again what they had.
+    pub(crate) left: tokio::sync::watch::Sender<Vec<Peer>>,
     pub(crate) options: VfsTimes,
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) stopping: CancellationToken,
@@ -110,6 +115,8 @@ pub(crate) struct Inner {
     pub(crate) quotas: Quotas,
     /// The node may not act for now; who waits for it to end waits on `thaw`.
     pub(crate) frozen: AtomicBool,
+    /// For how long it may not act, and could not before.
+    pub(crate) frozen_for: parking_lot::Mutex<FrozenFor>,
     pub(crate) thaw: tokio::sync::Notify,
     pub(crate) verifier: AtomicU64,
     server_guid: [u8; 16],
@@ -170,6 +177,7 @@ impl Vfs {
             clients: ClientTable::of_member(options.member),
             member: options.member,
             peers: tokio::sync::watch::Sender::default(),
+            left: tokio::sync::watch::Sender::default(),
             watches: WatchHub::default(),
             logins: LoginGuard::default(),
             orphans: Orphans::default(),
@@ -177,6 +185,7 @@ impl Vfs {
             rights_lost: tokio::sync::broadcast::Sender::new(RIGHTS_LOST_MAX),
             quotas: Quotas::default(),
             frozen: AtomicBool::new(false),
+            frozen_for: parking_lot::Mutex::default(),
             thaw: tokio::sync::Notify::new(),
             verifier: AtomicU64::new(verifier),
             server_guid,
@@ -192,6 +201,7 @@ impl Vfs {
         });
         inner.runtime.spawn(inner.clone().commit_idle_contents());
         inner.runtime.spawn(inner.clone().make_rounds());
+        inner.runtime.spawn(inner.clone().forget_lock_notes());
         Ok(Vfs { inner })
     }
 

@@ -2,9 +2,12 @@
 
 mod common;
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::Bytes;
 use common::*;
-use sluice_repo::RepoError;
+use sluice_repo::{NodeId, RepoError};
 use sluice_repo_suite::Fault;
 use sluice_vfs::*;
 
@@ -189,4 +192,29 @@ async fn that_changes_can_not_become_durable_any_more_is_told_to_whoever_watches
     world.faults.inject("sound", 0, fault);
     let told = world.vfs.sound();
     assert!(matches!(told, Err(VfsError::Unavailable(_))), "{told:?}");
+}
+
+#[tokio::test]
+async fn what_was_noted_in_the_last_run_is_forgotten_after_the_grace_though_nothing_serves_nfs() {
+    let folder = Arc::new(tempfile::tempdir().expect("a temporary folder"));
+    let world = World::open(folder.clone(), &[]).await;
+    let _ = world.vfs.note_lock(NodeId(7)).await.expect("noted");
+    world.vfs.shutdown().await.expect("all is committed");
+    world.repo.close().await.expect("closes");
+    drop(world);
+    let times = VfsTimes {
+        reclaim_grace: Duration::from_millis(200),
+        forget_notes: Duration::from_millis(50),
+        ..times()
+    };
+    let world = World::open_with(folder, &[], times).await;
+    assert_eq!(world.repo.noted_locked().await, Ok(vec![NodeId(7)]));
+    world.vfs.keep_left_locks().await.expect("kept");
+    let forgotten = async {
+        while world.repo.noted_locked().await != Ok(vec![]) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let forgotten = tokio::time::timeout(Duration::from_secs(20), forgotten);
+    forgotten.await.expect("forgotten");
 }

@@ -41,6 +41,9 @@ use sinks::OwnSinks;
 use watch::Watch;
 pub use watch::WatchOptions;
 
+/// So many former members that left something are remembered.
+const LEFT_MAX: usize = 64;
+
 /// Limits and times.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ClusterOptions {
@@ -122,6 +125,10 @@ struct Inner {
     members_known: AtomicBool,
     /// Whether the file layer is to hold still, and the turn of who tells it.
     told_frozen: (Mutex<bool>, tokio::sync::Mutex<()>),
+    /// Since when this node may not act; at first because it is only joining.
+    frozen_since: Mutex<Option<Now>>,
+    /// The latest former members that have left something.
+    left: Mutex<VecDeque<Member>>,
 }
 
 impl ClusterLocks {
@@ -135,7 +142,7 @@ impl ClusterLocks {
         options: ClusterOptions,
         start: u64,
     ) -> Self {
-        let me = peers.me();
+        let (me, began) = (peers.me(), clock.now());
         let inner = Arc::new_cyclic(|this| Inner {
             this: Weak::clone(this),
             me,
@@ -170,6 +177,8 @@ impl ClusterLocks {
             lost: AtomicBool::new(false),
             members_known: AtomicBool::new(false),
             told_frozen: (Mutex::new(false), tokio::sync::Mutex::new(())),
+            frozen_since: Mutex::new(Some(began)),
+            left: Mutex::default(),
         });
         let host: Weak<dyn GateHost> = inner.this.clone();
         inner.locks.attach(host);
@@ -230,6 +239,13 @@ impl Inner {
     }
 
     fn keep_left(self: &Arc<Self>, left: LeftLocks) {
+        if !left.documents.is_empty() {
+            let mut known = self.left.lock();
+            known.push_back(left.member);
+            let over = known.len().saturating_sub(LEFT_MAX);
+            known.drain(..over);
+        }
+        self.tell_host_left();
         let until = self.now().after(left.ends_in);
         let node: Arc<str> = Arc::from(left.node);
         let mut by_machine = BTreeMap::<usize, Vec<u64>>::new();
@@ -245,6 +261,25 @@ impl Inner {
                 until,
             };
             self.step_at(at, event);
+        }
+    }
+
+    fn tell_host_left(&self) {
+        if let Some(host) = self.host.get() {
+            let left: Vec<Member> = self.left.lock().iter().copied().collect();
+            host.left(&left);
+        }
+    }
+
+    /// This node may act from now on: what is kept is kept longer by the time in which it could not.
+    fn keep_longer(self: &Arc<Self>) {
+        let since = self.frozen_since.lock().take();
+        if let Some(since) = since {
+            let by = self.now().since(since);
+            self.step_all(&Event::KeepLonger(by));
+            for at in 0..self.machines.count() {
+                self.machines.wait_delivered(at);
+            }
         }
     }
 
@@ -330,6 +365,9 @@ impl ClusterHandler for ClusterLocks {
                 }
             }
             ClusterEvent::Shards(map) => {
+                if !inner.members_known.load(Ordering::Acquire) {
+                    inner.keep_longer();
+                }
                 let mut news = vec![Vec::new(); inner.machines.count()];
                 for (shard, owner) in map.iter() {
                     if let Some(news) = news.get_mut(inner.machines.of_shard(shard)) {
@@ -368,11 +406,13 @@ impl ClusterHandler for ClusterLocks {
                 }
             }
             ClusterEvent::Frozen => {
+                inner.frozen_since.lock().get_or_insert(inner.now());
                 inner.step_all(&Event::Frozen);
                 inner.locks.freeze(true);
                 inner.tell_host_frozen(true);
             }
             ClusterEvent::Thawed => {
+                inner.keep_longer();
                 inner.locks.freeze(false);
                 inner.step_all(&Event::Thawed);
                 inner.thawed.notify_waiters();

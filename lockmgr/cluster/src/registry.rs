@@ -39,6 +39,8 @@ struct Tables {
     last_epoch: u64,
     members: BTreeMap<Member, MemberRecord>,
     past: VecDeque<PastMember>,
+    /// Until when that is kept which a former member left behind.
+    kept_until: HashMap<MemberEpoch, RegistryTime>,
     /// Documents with NFS locks of a member's clients.
     nfs_locked: Vec<(MemberEpoch, u64)>,
     version: u64,
@@ -246,6 +248,8 @@ impl Tables {
             self.mail.remove(&member);
             self.turns.remove(&member);
             self.revoked.retain(|(holder, _)| *holder != member);
+            let until = RegistryTime(self.now.0 + micros(RECLAIM_GRACE));
+            self.kept_until.insert(member.epoch, until);
             self.past.push_front(PastMember {
                 member,
                 name: record.name,
@@ -256,6 +260,13 @@ impl Tables {
             });
             self.past.truncate(100);
         }
+    }
+
+    /// Keeps what former members left anew.
+    fn keep_anew(&mut self, which: impl Fn(RegistryTime) -> bool) {
+        let until = RegistryTime(self.now.0 + micros(RECLAIM_GRACE));
+        let kept = self.kept_until.values_mut().filter(|kept| which(**kept));
+        kept.for_each(|kept| *kept = until);
     }
 
     /// Moves the shards that still have the given epoch and pass `may`.
@@ -317,6 +328,13 @@ impl EpochRegistry for Door {
                 }
                 tables.end(record.member, PastReason::Replaced, id);
             }
+            let can_act = |record: &MemberRecord| {
+                let here = record.expires > tables.now && tables.life.contains_key(&record.member);
+                here && record.state != MemberState::Joining
+            };
+            if !tables.members.values().any(can_act) {
+                tables.keep_anew(|_| true);
+            }
             tables.last_epoch += 1;
             let member = Member {
                 id,
@@ -355,7 +373,11 @@ impl EpochRegistry for Door {
         let tables = &mut *guard;
         let expires = RegistryTime(tables.now.0 + micros(self.database.ttl));
         let record = tables.members.get_mut(&me).ok_or(RegistryError::Fenced)?;
-        record.expires = expires;
+        let before = std::mem::replace(&mut record.expires, expires);
+        if before < tables.now {
+            let froze = before.0 - micros(self.database.ttl);
+            tables.keep_anew(|until| until.0 > froze);
+        }
         let of_me =
             |(holder, token): &(Member, Revoked)| *holder == me && heard.contains(&token.id);
         tables.revoked.retain(|entry| !of_me(entry));
@@ -385,10 +407,19 @@ impl EpochRegistry for Door {
 
     async fn left_locks(&self, known: &[MemberEpoch]) -> Result<Vec<LeftLocks>, RegistryError> {
         self.apply(|tables, _| {
+            let now = tables.now;
+            let can_act = |m: &MemberRecord| m.expires > now && m.state != MemberState::Joining;
+            if tables.members.values().any(can_act) {
+                let over = now.0 - micros(RECLAIM_GRACE);
+                tables.kept_until.retain(|_, until| until.0 >= over);
+            }
             let left = tables.past.iter().filter_map(|past| {
                 let epoch = past.member.epoch;
-                let ended = u64::try_from(tables.now.0 - past.at.0).unwrap_or(0);
-                let ends_in = RECLAIM_GRACE.checked_sub(Duration::from_micros(ended))?;
+                let until = *tables
+                    .kept_until
+                    .get(&epoch)
+                    .filter(|until| **until > now)?;
+                let ends_in = Duration::from_micros(u64::try_from(until.0 - now.0).ok()?);
                 let of_it = tables.nfs_locked.iter().filter(|(of, _)| *of == epoch);
                 (!known.contains(&epoch)).then(|| LeftLocks {
                     member: past.member,
@@ -668,6 +699,36 @@ mod tests {
             Ok(FenceOutcome::Fenced)
         );
         assert_eq!(door.past_members(9).await.unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_for_nfs_clients_is_kept_anew_where_no_member_could_act() {
+        let registry = MemoryRegistry::new(Duration::from_secs(6));
+        let door = registry.door();
+        let a = door.join(&request("a")).await.unwrap();
+        let b = door.join(&request("b")).await.unwrap();
+        registry.note_locked(a.member, 7);
+        door.leave(a.member).await.unwrap();
+        let ends_in = async || {
+            let left = door.left_locks(&[]).await.unwrap();
+            left.first().map(|left| left.ends_in)
+        };
+        registry.advance(Duration::from_secs(5));
+        door.renew(b.member, &[]).await.unwrap();
+        assert_eq!(ends_in().await, Some(Duration::from_secs(15)));
+        registry.advance(Duration::from_secs(60));
+        assert_eq!(ends_in().await, None);
+        door.renew(b.member, &[]).await.unwrap();
+        assert_eq!(ends_in().await, Some(RECLAIM_GRACE));
+        door.leave(b.member).await.unwrap();
+        registry.advance(Duration::from_secs(60));
+        let joined = door.join(&request("c")).await.unwrap();
+        let c = joined.member;
+        assert_eq!(ends_in().await, Some(RECLAIM_GRACE));
+        registry.advance(Duration::from_secs(1));
+        door.set_state(c, c, MemberState::Live).await.unwrap();
+        let _d = door.join(&request("d")).await.unwrap();
+        assert_eq!(ends_in().await, Some(Duration::from_secs(19)));
     }
 
     #[tokio::test]

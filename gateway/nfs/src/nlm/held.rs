@@ -70,7 +70,7 @@ pub(super) struct ShareKey {
 struct Owner {
     /// The view through which all of its locks can be given back.
     tree: Tree,
-    _note: LockNote,
+    note: LockNote,
     /// Grows with each lock.
     locked: u64,
 }
@@ -158,7 +158,7 @@ impl LockManager {
             }
             let owner = Owner {
                 tree: place.tree.clone(),
-                _note: note,
+                note,
                 locked: self.locked.fetch_add(1, Ordering::Relaxed),
             };
             state.owners.insert(key, owner);
@@ -319,6 +319,21 @@ impl LockManager {
                 let _ = open.close().await;
             }
             vfs.client_gone(&state.client).await;
+        }
+    }
+}
+
+/// What a node's clients have is kept from others until it has left the cluster, and from then on for those who take it again.
+impl Drop for LockManager {
+    fn drop(&mut self) {
+        for (_, state) in self.clients.get_mut().drain() {
+            for owner in state.owners.into_values() {
+                owner.note.end_with_node();
+            }
+            for (open, note) in state.shares.into_values() {
+                open.end_with_node();
+                note.end_with_node();
+            }
         }
     }
 }

@@ -9,10 +9,12 @@
 //! Clients of this node from whom something was taken by force are told in the same way: nothing else tells an NLM client that a
 //! lock is gone. They take all their locks again; those that they still have are granted as they are.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use sluice_vfs::{Peer, Protocol, Vfs, VfsError};
 use tokio::sync::Semaphore;
@@ -40,12 +42,16 @@ const TELL_PAUSES: [Duration; 9] = [
     Duration::from_secs(240),
     Duration::from_secs(480),
 ];
+/// Pauses after attempts to note that clients are told.
+const NOTE_PAUSES: [Duration; 3] = [Duration::from_secs(1); 3];
 /// Clients told at a time.
 const TOLD_AT_ONCE: usize = 64;
 /// How long a lock that is taken again waits for who is in its way.
 const AGAIN_WITHIN: Duration = Duration::from_secs(3);
 /// Pause between two looks.
 const AGAIN_PAUSE: Duration = Duration::from_millis(50);
+/// For how long it is taken as known that a node's clients were told lately.
+const TOLD_ASKED: Duration = Duration::from_secs(1);
 /// For how long the loss of a node is remembered, in case the one that tells its clients is lost too.
 const LOSS_REMEMBERED: Duration = Duration::from_secs(60);
 
@@ -59,8 +65,12 @@ pub(crate) struct Recovery {
     before: Vec<LockClient>,
     grace: Duration,
     began: SystemTime,
-    /// Until when new locks wait.
-    until: Mutex<Option<Instant>>,
+    /// Until when new locks wait, and how long the node had been frozen when that was said.
+    until: Mutex<Option<(Instant, Duration)>>,
+    /// The latest telling of each other node's clients that was found, and when it was found.
+    told: Mutex<HashMap<u16, (u64, Instant)>>,
+    /// Nodes, by name, whose clients were told lately, and when that was read.
+    maybe_lost: Mutex<HashMap<String, Instant>>,
     /// The other nodes. One that is here and lives no more is being looked into: until then new locks wait too.
     nodes: Mutex<Vec<Peer>>,
 }
@@ -71,19 +81,23 @@ impl Recovery {
         let grace = vfs.reclaim_grace();
         let read = async {
             let start = vfs.next_number(STATE).await?;
+            let number = Bytes::from(vfs.member().to_string());
+            vfs.keep(&number_of(vfs.node_name()), number).await?;
             Ok::<_, VfsError>((start, of_node(vfs, vfs.member()).await?))
         };
         let (start, before) = read.await.unwrap_or_else(|error| {
             warn!(%error, "it can't be read which NFS clients had locks: they are not told that these are gone");
             (0, Vec::new())
         });
-        let until = (!before.is_empty()).then(|| Instant::now() + grace);
+        let until = (!before.is_empty()).then(|| (Instant::now() + grace, vfs.time_frozen()));
         Self {
             remembered: Remembered::new(vfs.member(), start, before.clone()),
             before,
             grace,
             began: SystemTime::now(),
             until: Mutex::new(until),
+            told: Mutex::default(),
+            maybe_lost: Mutex::default(),
             nodes: Mutex::default(),
         }
     }
@@ -96,7 +110,10 @@ impl Recovery {
             return true;
         }
         let mut until = self.until.lock();
-        if until.is_some_and(|until| until <= Instant::now()) {
+        let is_over = |(until, frozen): (Instant, Duration)| {
+            until + vfs.time_frozen().saturating_sub(frozen) <= Instant::now()
+        };
+        if until.is_some_and(is_over) {
             *until = None;
         }
         until.is_some()
@@ -110,29 +127,68 @@ impl Recovery {
 
     /// After a refusal, whether a request that takes again what was lost, and came at `since`, is to be tried once more. Who decides
     /// about the document may hear of the loss later than the client, and has the lost lock itself until then: what an NFS client
-    /// of another node, or of this one's last run, has is waited for a moment.
+    /// of another node, or of this one's last run, has is waited for a moment, if that node's clients were told of a loss lately.
     pub(super) async fn once_more(&self, vfs: &Vfs, refused: &VfsError, since: Instant) -> bool {
-        let more = self.may_be_lost(vfs, refused) && since.elapsed() < AGAIN_WITHIN;
+        let more = since.elapsed() < AGAIN_WITHIN && self.may_be_lost(vfs, refused).await;
         if more {
             tokio::time::sleep(AGAIN_PAUSE).await;
         }
         more
     }
 
-    fn may_be_lost(&self, vfs: &Vfs, error: &VfsError) -> bool {
-        match error {
-            VfsError::Delay => true,
-            VfsError::Conflict(conflict) => {
-                let holder = &conflict.holder;
-                matches!(holder.protocol, Protocol::Nfs3 | Protocol::Nfs4)
-                    && (holder.node != vfs.node_name() || holder.since < self.began)
-            }
-            _ => false,
+    async fn may_be_lost(&self, vfs: &Vfs, error: &VfsError) -> bool {
+        let holder = match error {
+            VfsError::Delay => return true,
+            VfsError::Conflict(conflict) => &conflict.holder,
+            _ => return false,
+        };
+        if !matches!(holder.protocol, Protocol::Nfs3 | Protocol::Nfs4) {
+            return false;
         }
+        if holder.node == vfs.node_name() {
+            return holder.since < self.began;
+        }
+        let is_fresh = |at: &mut Instant| at.elapsed() < TOLD_ASKED;
+        if self
+            .maybe_lost
+            .lock()
+            .get_mut(&holder.node)
+            .is_some_and(is_fresh)
+        {
+            return true;
+        }
+        // Nobody takes again what nobody told it was lost: a node whose clients were not told has what it seems to have.
+        let lately = self.told_lately(vfs, &holder.node).await.unwrap_or(true);
+        if lately {
+            let mut maybe_lost = self.maybe_lost.lock();
+            maybe_lost.insert(holder.node.clone(), Instant::now());
+        }
+        lately
     }
 
-    fn begin_grace(&self) {
-        *self.until.lock() = Some(Instant::now() + self.grace);
+    /// Whether a node's clients were told lately that their locks are gone.
+    async fn told_lately(&self, vfs: &Vfs, node: &str) -> Result<bool, VfsError> {
+        let Some(number) = kept_number(vfs, &number_of(node)).await? else {
+            return Ok(true);
+        };
+        let Some(told) = kept_number(vfs, &told_of(number)).await? else {
+            return Ok(false);
+        };
+        let long_here = self.began.elapsed().is_ok_and(|e| e > LOSS_REMEMBERED);
+        if long_here && told < self.remembered.start {
+            return Ok(false);
+        }
+        let now = Instant::now();
+        let mut known = self.told.lock();
+        let found = known.entry(number).or_insert((told, now));
+        if found.0 != told {
+            *found = (told, now);
+        }
+        Ok(found.1.elapsed() < LOSS_REMEMBERED)
+    }
+
+    fn begin_grace(&self, vfs: &Vfs) {
+        *self.until.lock() = Some((Instant::now() + self.grace, vfs.time_frozen()));
     }
 }
 
@@ -140,6 +196,9 @@ impl Recovery {
 pub(crate) async fn recover(head: Arc<Head>, stop: CancellationToken) {
     let own = async {
         let recovery = &head.recovery;
+        if !recovery.before.is_empty() {
+            note_told(&head.vfs, head.vfs.member(), recovery.remembered.start).await;
+        }
         let told = tell_all(&head, &recovery.before, recovery.remembered.start).await;
         if let Err(error) = recovery.remembered.forget(&head.vfs, &told).await {
             debug!(%error, "clients that were told are told again after the next start");
@@ -147,7 +206,6 @@ pub(crate) async fn recover(head: Arc<Head>, stop: CancellationToken) {
     };
     tokio::select! {
         () = stop.cancelled() => {}
-        () = head.vfs.forget_lock_notes() => {}
         _ = async { tokio::join!(own, watch_nodes(&head), tell_of_force(&head)) } => {}
     }
 }
@@ -183,7 +241,7 @@ async fn tell_of_force(head: &Arc<Head>) {
         let mut clients = head.recovery.remembered.all().await;
         clients.retain(|client| concerned.contains(&client.address));
         if !clients.is_empty() {
-            telling.spawn(tell_for(Arc::clone(head), clients));
+            telling.spawn(tell_for(Arc::clone(head), clients, None));
         }
         while telling.try_join_next().is_some() {}
     }
@@ -191,26 +249,28 @@ async fn tell_of_force(head: &Arc<Head>) {
 
 /// Takes note of nodes that are lost.
 async fn watch_nodes(head: &Arc<Head>) {
-    let mut peers = head.vfs.peers();
-    *head.recovery.nodes.lock() = peers.borrow_and_update().clone();
+    let (mut peers, mut former) = (head.vfs.peers(), head.vfs.former_peers());
     let mut lost: Vec<(Peer, Instant)> = Vec::new();
+    let mut known = HashSet::new();
     let mut telling = tokio::task::JoinSet::new();
-    while peers.changed().await.is_ok() {
+    loop {
         let now = peers.borrow_and_update().clone();
         let at = Instant::now();
         lost.retain(|(_, since)| since.elapsed() < LOSS_REMEMBERED);
         let mut gone = head.recovery.nodes.lock().clone();
-        gone.retain(|node| !now.contains(node));
+        // Whom nobody was there to see go.
+        gone.extend(former.borrow_and_update().iter());
+        gone.retain(|node| !now.contains(node) && known.insert(*node));
         lost.extend(gone.iter().map(|peer| (*peer, at)));
         let first = now.iter().all(|peer| head.vfs.member() < peer.number);
         for (peer, _) in &lost {
             let clients = of_node(&head.vfs, peer.number).await;
             if gone.contains(peer) && clients.as_ref().map_or(true, |c| !c.is_empty()) {
-                head.recovery.begin_grace();
+                head.recovery.begin_grace(&head.vfs);
             }
             match clients {
                 Ok(clients) if first && !clients.is_empty() => {
-                    telling.spawn(tell_for(Arc::clone(head), clients));
+                    telling.spawn(tell_for(Arc::clone(head), clients, Some(peer.number)));
                 }
                 Ok(_) => {}
                 Err(error) => {
@@ -223,17 +283,57 @@ async fn watch_nodes(head: &Arc<Head>) {
         }
         while telling.try_join_next().is_some() {}
         *head.recovery.nodes.lock() = now;
+        let changed = tokio::select! {
+            changed = peers.changed() => changed,
+            changed = former.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
+        }
     }
 }
 
 /// Tells clients of locks that they lost, with a node or by force. A node tells them once more should it come back: that does no harm.
-async fn tell_for(head: Arc<Head>, clients: Vec<LockClient>) {
+async fn tell_for(head: Arc<Head>, clients: Vec<LockClient>, lost: Option<u16>) {
     match head.vfs.next_number(STATE).await {
         Ok(number) => {
+            if let Some(lost) = lost {
+                note_told(&head.vfs, lost, number).await;
+            }
             tell_all(&head, &clients, number).await;
         }
         Err(error) => warn!(%error, "NFS clients of a lost node can't be told"),
     }
+}
+
+/// Where it is kept which number a node has.
+fn number_of(node: &str) -> String {
+    format!("nfs.number_of.{node}")
+}
+
+/// Where it is kept with which number a node's clients were told last that their locks are gone with it.
+fn told_of(member: u16) -> String {
+    format!("nfs.told_of.{member}")
+}
+
+async fn kept_number<N: FromStr>(vfs: &Vfs, name: &str) -> Result<Option<N>, VfsError> {
+    let kept = vfs.kept(name).await?;
+    Ok(kept.and_then(|kept| std::str::from_utf8(&kept).ok()?.parse().ok()))
+}
+
+/// Before a node's clients are told that their locks are gone with it.
+async fn note_told(vfs: &Vfs, lost: u16, number: u64) {
+    let number = Bytes::from(number.to_string());
+    for pause in NOTE_PAUSES {
+        match vfs.keep(&told_of(lost), number.clone()).await {
+            Ok(()) => return,
+            Err(error) => debug!(%error, "that NFS clients are told of a loss is noted later"),
+        }
+        tokio::time::sleep(pause).await;
+    }
+    warn!(
+        "locks that NFS clients take again now may be refused by nodes that hear of the loss later"
+    );
 }
 
 /// Tells clients, many at a time; those that have answered.

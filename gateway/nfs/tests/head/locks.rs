@@ -588,27 +588,23 @@ async fn after_a_restart_no_other_protocol_comes_before_a_lock_that_is_taken_aga
     assert!(denied.is_err(), "denied");
 }
 
-#[tokio::test]
-async fn a_lock_that_is_taken_again_waits_for_who_decides_to_hear_that_it_was_lost() {
-    let server = Server::start().await;
-    let (mut a, _, file) = two(&server).await;
-    let client = lm::ClientId(77);
+/// A lock of a client of the node `other`, on all of a file.
+fn lock_elsewhere(file: &FileHandle) -> lm::OwnedRangeRequest {
     let holder = Arc::new(lm::Holder {
         protocol: lm::Protocol::Nfs3,
         user: String::new(),
         address: String::new(),
         client_name: String::new(),
-        node: "lost".to_owned(),
+        node: "other".to_owned(),
         path: String::new(),
         rule: None,
         since_unix_ms: 0,
     });
-    let resource = lm::ResourceId::main(document_of(&file));
-    let lost = lm::OwnedRangeRequest {
-        resource,
+    lm::OwnedRangeRequest {
+        resource: lm::ResourceId::main(document_of(file)),
         actor: lm::Actor {
             protocol: lm::Protocol::Nfs3,
-            client,
+            client: lm::ClientId(77),
             holder,
         },
         owner: lm::RangeOwner(1),
@@ -618,7 +614,15 @@ async fn a_lock_that_is_taken_again_waits_for_who_decides_to_hear_that_it_was_lo
         },
         on_conflict: lm::OnConflict::Reject,
         reclaim: false,
-    };
+    }
+}
+
+#[tokio::test]
+async fn a_lock_that_is_taken_again_waits_for_who_decides_to_hear_that_it_was_lost() {
+    let server = Server::start().await;
+    let (mut a, _, file) = two(&server).await;
+    let lost = lock_elsewhere(&file);
+    let (resource, client) = (lost.resource, lost.actor.client);
     server.locks.lock_owned(lost).await.expect("held");
     let of_a = range(&file, "client-a", 0, 10, false);
     assert_eq!(lock(&mut a, &of_a).await, Stat::Denied, "no reclaim");
@@ -626,6 +630,8 @@ async fn a_lock_that_is_taken_again_waits_for_who_decides_to_hear_that_it_was_lo
         reclaim: true,
         ..of_a
     };
+    server.keep("nfs.number_of.other", *b"7").await;
+    server.keep("nfs.told_of.7", *b"99").await;
     let hear_later = async {
         server.locks.until_asked_again().await;
         let locks = &server.locks;
@@ -635,6 +641,76 @@ async fn a_lock_that_is_taken_again_waits_for_who_decides_to_hear_that_it_was_lo
     };
     let (stat, ()) = tokio::join!(lock(&mut a, &again), hear_later);
     assert_eq!(stat, Stat::Granted);
+}
+
+#[tokio::test]
+async fn a_lock_that_is_taken_again_is_denied_at_once_if_nobody_was_told_that_the_other_is_lost() {
+    let server = Server::start().await;
+    let (mut a, _, file) = two(&server).await;
+    server
+        .locks
+        .lock_owned(lock_elsewhere(&file))
+        .await
+        .expect("held");
+    server.keep("nfs.number_of.other", *b"7").await;
+    server.keep("nfs.told_of.8", *b"99").await;
+    let again = LockArgs {
+        reclaim: true,
+        ..range(&file, "client-a", 0, 10, false)
+    };
+    assert_eq!(lock(&mut a, &again).await, Stat::Denied);
+    assert_eq!(server.locks.asked_again(), 1);
+}
+
+#[tokio::test]
+async fn a_share_reservation_is_kept_from_others_until_its_node_has_ended() {
+    let mut server = Server::start().await;
+    let (mut a, _, file) = two(&server).await;
+    let reserves = share_args(&file, "client-a", 2, 1);
+    assert_eq!(
+        share(&mut a, Procedure::Share, &reserves).await,
+        Stat::Granted
+    );
+    let root = a.root().await;
+    let other = a.new_file(&root, "other").await;
+    let of_a = range(&other, "client-a", 0, 10, false);
+    assert_eq!(lock(&mut a, &of_a).await, Stat::Granted);
+    drop(a);
+    server.stop_head().await;
+    assert!(open_shared(&server, "locked").await.is_err());
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    assert!(open_shared(&server, "locked").await.is_err(), "not closed");
+    server.all_would_be_forgotten().await;
+    assert_eq!(server.noted().await, 2, "for the next start");
+    server.stop().await;
+}
+
+/// As nodes keep their clients that have locks.
+fn lock_clients(address: &str) -> Vec<u8> {
+    let mut e = Encoder::new();
+    e.opaque(address.as_bytes());
+    e.opaque(b"127.0.0.1");
+    e.u64(1);
+    e.into_bytes().to_vec()
+}
+
+#[tokio::test]
+async fn clients_of_a_node_that_nobody_saw_go_are_told_and_new_locks_wait() {
+    let monitor = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
+    let port = monitor.local_addr().expect("address").port();
+    let server = Server::start_with_callbacks(port).await;
+    let (mut a, _, file) = two(&server).await;
+    server
+        .keep("nfs.lock_clients.9", lock_clients("127.0.0.1"))
+        .await;
+    let of_a = range(&file, "client-a", 0, 10, false);
+    assert_eq!(lock(&mut a, &of_a).await, Stat::Granted);
+    server.locks.hear_of_former(9);
+    let told = take_notice(&monitor).await;
+    assert_eq!(&told.name.0[..], b"127.0.0.1", "as the client called it");
+    let more = range(&file, "client-a", 20, 10, false);
+    assert_eq!(lock(&mut a, &more).await, Stat::DeniedGracePeriod);
+    assert!(server.kept("nfs.told_of.9").await, "before they are told");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use sluice_nfs::{NfsHead, NfsOptions};
 use sluice_repo::{
     AttributeChange, CaseMode, ROOT, Repository, Share, ShareId, ShareProtocols, Squash,
@@ -30,7 +31,7 @@ pub struct Server {
     pub locks: Arc<SpyLocks>,
     repository: Arc<dyn Repository>,
     stop: CancellationToken,
-    running: JoinHandle<()>,
+    running: Option<JoinHandle<()>>,
     callback_port: u16,
 }
 
@@ -64,6 +65,7 @@ impl Server {
             times: VfsTimes {
                 place_idle: PLACE_IDLE,
                 reclaim_grace: GRACE,
+                forget_notes: Duration::from_millis(50),
                 ..VfsTimes::default()
             },
         });
@@ -79,7 +81,7 @@ impl Server {
             vfs,
             locks,
             repository,
-            running: tokio::spawn(head.serve(stop.clone())),
+            running: Some(tokio::spawn(head.serve(stop.clone()))),
             stop,
             callback_port,
         }
@@ -116,9 +118,36 @@ impl Server {
         self.shut_down().await;
     }
 
-    async fn shut_down(self) -> (TempDir, u16) {
+    /// Keeps what other nodes' heads could have kept.
+    pub async fn keep(&self, name: &str, value: impl Into<Vec<u8>>) {
+        let kept = self.vfs.keep(name, Bytes::from(value.into()));
+        kept.await.expect("kept");
+    }
+
+    pub async fn kept(&self, name: &str) -> bool {
+        self.vfs.kept(name).await.expect("read").is_some()
+    }
+
+    /// Returns once notes that nobody needs would have been forgotten.
+    pub async fn all_would_be_forgotten(&self) {
+        let unused = self.vfs.note_lock(sluice_repo::NodeId(u64::MAX >> 1)).await;
+        let before = self.noted().await;
+        drop(unused.expect("noted"));
+        while self.noted().await == before {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Stops the head only.
+    pub async fn stop_head(&mut self) {
         self.stop.cancel();
-        self.running.await.expect("the head ends");
+        if let Some(running) = self.running.take() {
+            running.await.expect("the head ends");
+        }
+    }
+
+    async fn shut_down(mut self) -> (TempDir, u16) {
+        self.stop_head().await;
         self.vfs.shutdown().await.expect("all is committed");
         self.repository.close().await.expect("the database closes");
         (self.folder, self.callback_port)

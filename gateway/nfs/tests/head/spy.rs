@@ -8,8 +8,9 @@ use async_trait::async_trait;
 use sluice_lockmgr::{
     Access, AckError, Actor, BreakAck, ByteRange, CacheSink, CacheState, ClientId, Closed, Denial,
     Entry, IoKind, IoRequest, LeaseId, ListFilter, LocalLocks, LockHost, LockOptions, LockService,
-    MonotonicClock, Note, OpenId, OpenRef, OpenRequest, OpenState, Opened, OwnedRangeRequest,
-    RangeHolder, RangeNotLocked, RangeOwner, RangeRequest, ResourceId, ShareMode,
+    Member, MemberEpoch, MemberId, MonotonicClock, Note, OpenId, OpenRef, OpenRequest, OpenState,
+    Opened, OwnedRangeRequest, RangeHolder, RangeNotLocked, RangeOwner, RangeRequest, ResourceId,
+    ShareMode,
 };
 use tokio::sync::watch;
 
@@ -42,10 +43,24 @@ impl SpyLocks {
         again.wait_for(|n| *n > 1).await.expect("this keeps it");
     }
 
+    /// How often somebody asked who took a lock again.
+    pub fn asked_again(&self) -> usize {
+        *self.again.borrow()
+    }
+
     /// Returns once something was unlocked.
     pub async fn until_unlocked(&self) {
         let mut unlocked = self.unlocked.subscribe();
         unlocked.wait_for(|n| *n > 0).await.expect("this keeps it");
+    }
+
+    /// A node was there once, and is gone.
+    pub fn hear_of_former(&self, number: u32) {
+        let former = Member {
+            id: MemberId(number),
+            epoch: MemberEpoch(1),
+        };
+        self.host.get().expect("attached").left(&[former]);
     }
 
     /// What the node's clients have on a document was taken away by force.

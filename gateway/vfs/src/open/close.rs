@@ -21,6 +21,12 @@ impl Open {
         carry_through(&self.state.inner.runtime, work).await
     }
 
+    /// The node stops, and the client will take this open again elsewhere: dropping it does not close it. It ends with the node, right
+    /// when the others begin to keep the document for that client, so that nobody comes in between.
+    pub fn end_with_node(&self) {
+        self.state.ends_with_node.store(true, Ordering::Release);
+    }
+
     /// Marks the node (or this stream) for deletion at its last close, or takes the mark back. Needs DELETE.
     pub async fn set_delete_pending(&self, delete: bool) -> Result<(), VfsError> {
         let state = &self.state;

@@ -142,6 +142,8 @@ pub(crate) struct OpenState {
     seen: AtomicU64,
     /// Content time was set by hand or frozen: its writes leave it alone.
     keeps_times: AtomicBool,
+    /// Dropping it does not close it.
+    ends_with_node: AtomicBool,
     /// The open's own wish: its close marks the node.
     delete_on_close: AtomicBool,
     lost: AtomicBool,
@@ -295,7 +297,7 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         let state = self.state.clone();
-        if !state.closing.initialized() {
+        if !state.closing.initialized() && !state.ends_with_node.load(Ordering::Acquire) {
             self.state.inner.runtime.spawn(async move {
                 if let Err(error) = state.close().await {
                     tracing::warn!(node = state.content.node.0, %error, "closing a dropped open failed");

@@ -433,6 +433,7 @@ impl Tree {
             wrote: AtomicBool::new(false),
             seen: AtomicU64::new(seen),
             keeps_times: AtomicBool::new(false),
+            ends_with_node: AtomicBool::new(false),
             delete_on_close: AtomicBool::new(false),
             lost: AtomicBool::new(false),
             closing: tokio::sync::OnceCell::new(),

@@ -45,6 +45,14 @@ impl World {
     }
 
     pub async fn open(folder: Arc<tempfile::TempDir>, rules: &[PolicyRule]) -> World {
+        World::open_with(folder, rules, times()).await
+    }
+
+    pub async fn open_with(
+        folder: Arc<tempfile::TempDir>,
+        rules: &[PolicyRule],
+        times: VfsTimes,
+    ) -> World {
         let repo = SqliteRepository::open(sluice_repo_sqlite::Options::new(
             folder.path().join("meta.db"),
         ))
@@ -70,7 +78,7 @@ impl World {
             )),
             node: "n1".to_owned(),
             member: 0,
-            times: times(),
+            times,
         })
         .await
         .expect("the file layer starts");

@@ -132,6 +132,9 @@ pub enum Event {
         /// Until when.
         until: Now,
     },
+    /// Until now nothing could be taken again for so long: what is kept for that is kept longer. To be told before
+    /// [`Event::Thawed`].
+    KeepLonger(Duration),
     /// Another member takes part.
     NodeUp(Member),
     /// A member is fenced or has left.
@@ -224,6 +227,13 @@ pub enum Effect {
         /// The node that they had them through.
         node: Arc<str>,
         /// For how long.
+        keep: Duration,
+    },
+    /// Keep it longer, if it still is.
+    KeepLonger {
+        /// Which.
+        document: u64,
+        /// For how long from now on.
         keep: Duration,
     },
     /// Open the gate. First put in what is given, without checks.

@@ -5,8 +5,9 @@
 //! in once under each ownership of the shard, so that an administrator who breaks it need not do so again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use sluice_lockmgr::{Member, Now, ShardEpoch, shard_of};
+use sluice_lockmgr::{Member, Now, RECLAIM_GRACE, ShardEpoch, shard_of};
 
 use super::coordinator::Mode;
 use super::effect::Effect;
@@ -24,6 +25,7 @@ pub(super) struct Left {
 
 impl TokenMachine {
     pub(super) fn left(&mut self, member: Member, node: &Arc<str>, documents: &[u64], until: Now) {
+        self.purge_left();
         for document in documents.iter().copied() {
             let shard = self.shard_mut(shard_of(document));
             let mine = matches!(shard.role, Role::Mine);
@@ -38,9 +40,10 @@ impl TokenMachine {
                 // The one who is alone on it has all there is: the former member had given its locks back.
                 continue;
             }
+            let earlier = shard.left.get(&document).map(|left| left.until);
             let left = Left {
                 node: Arc::clone(node),
-                until,
+                until: until.max(earlier.unwrap_or(until)),
                 put_in: None,
             };
             shard.left.insert(document, left);
@@ -50,11 +53,39 @@ impl TokenMachine {
         }
     }
 
+    /// Forgets what was over before this node was last able to act.
+    fn purge_left(&mut self) {
+        let acted = self.frozen_since.unwrap_or(self.now);
+        for shard in self.shards.values_mut() {
+            shard.left.retain(|_, left| left.until > acted);
+        }
+    }
+
+    /// For so long until now this node could not act: its clients could not take anything again.
+    pub(super) fn keep_left_longer(&mut self, by: Duration) {
+        let (now, longest) = (self.now, self.now.after(RECLAIM_GRACE));
+        for shard in self.shards.values_mut() {
+            for (document, left) in &mut shard.left {
+                let until = left.until.after(by).min(longest);
+                if until <= left.until.max(now) {
+                    continue;
+                }
+                left.until = until;
+                if left.put_in == Some(shard.epoch) {
+                    let (document, keep) = (*document, until.since(now));
+                    self.effects.push(Effect::KeepLonger { document, keep });
+                }
+            }
+        }
+    }
+
     /// True if a document is to be kept and is not yet.
     pub(super) fn is_left(&self, document: u64) -> bool {
         self.shards.get(&shard_of(document)).is_some_and(|shard| {
             let left = shard.left.get(&document);
-            left.is_some_and(|left| left.until > self.now && left.put_in != Some(shard.epoch))
+            // The time in which this node can't act does not count.
+            let acted = self.frozen_since.unwrap_or(self.now);
+            left.is_some_and(|left| left.until > acted && left.put_in != Some(shard.epoch))
         })
     }
 

@@ -74,6 +74,7 @@ pub struct TokenMachine {
     /// When to look at which document.
     pub(super) timers: BTreeSet<(Now, u64)>,
     frozen: bool,
+    pub(super) frozen_since: Option<Now>,
     /// What happened while frozen.
     held: VecDeque<Event>,
     /// What this machine says to itself.
@@ -105,6 +106,7 @@ impl TokenMachine {
             shards: BTreeMap::new(),
             timers: BTreeSet::new(),
             frozen: false,
+            frozen_since: None,
             held: VecDeque::new(),
             own: VecDeque::new(),
             effects: Vec::new(),
@@ -123,9 +125,12 @@ impl TokenMachine {
     pub fn step(&mut self, event: Event, now: Now) {
         self.now = self.now.max(now);
         match event {
-            Event::Frozen => self.frozen = true,
+            Event::Frozen => {
+                self.frozen = true;
+                self.frozen_since.get_or_insert(self.now);
+            }
             Event::Thawed => {
-                self.frozen = false;
+                (self.frozen, self.frozen_since) = (false, None);
                 self.be_patient_again();
                 for event in std::mem::take(&mut self.held) {
                     self.handle(event);
@@ -139,6 +144,7 @@ impl TokenMachine {
                 documents,
                 until,
             } => self.left(member, &node, &documents, until),
+            Event::KeepLonger(by) => self.keep_left_longer(by),
             Event::NodeUp(member) => self.node_up(member),
             Event::NodeDown(member) => self.node_down(member),
             Event::Shards(owners) => {
@@ -343,6 +349,7 @@ impl TokenMachine {
             | Event::NotTaken { .. }
             | Event::Revoked(_)
             | Event::Left { .. }
+            | Event::KeepLonger(_)
             | Event::NodeUp(_)
             | Event::NodeDown(_)
             | Event::Shards(_)

@@ -176,7 +176,7 @@ impl TokenMachine {
 
     /// A newer owner of a shard is known.
     pub(super) fn learn(&mut self, id: ShardId, owner: Option<Member>, epoch: ShardEpoch) {
-        let (me, now) = (self.me, self.now);
+        let (me, acted) = (self.me, self.frozen_since.unwrap_or(self.now));
         let shard = self.shard_mut(id);
         if epoch <= shard.epoch {
             return;
@@ -190,7 +190,7 @@ impl TokenMachine {
         (shard.list, shard.missing) = (None, None);
         (shard.owner, shard.epoch) = (owner, epoch);
         shard.forced.clear();
-        shard.left.retain(|_, left| left.until > now);
+        shard.left.retain(|_, left| left.until > acted);
         if lost {
             self.relinquish(id);
         }

@@ -85,6 +85,7 @@ impl Inner {
                 node,
                 keep,
             } => self.locks.keep_for_reclaim(document, &node, keep),
+            Effect::KeepLonger { document, keep } => self.locks.keep_longer(document, keep),
             Effect::Admit {
                 document,
                 term,

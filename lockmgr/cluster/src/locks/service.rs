@@ -33,6 +33,7 @@ impl LockService for ClusterLocks {
         // A second one would be a mistake of composition; the first one stays.
         let _ = self.inner.host.set(host);
         self.inner.tell_host_members();
+        self.inner.tell_host_left();
     }
 
     async fn run_timers(&self) {

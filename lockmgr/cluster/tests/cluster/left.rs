@@ -7,6 +7,8 @@ use sluice_lockmgr::{
     RangeLock, RangeOwner, ResourceId, ShareMode,
 };
 
+use sluice_lockmgr_cluster::membership::ClusterEvent;
+
 use crate::net::{Cluster, actor};
 
 const DOCUMENT: u64 = 77;
@@ -160,4 +162,155 @@ async fn a_stale_note_does_not_disturb_the_node_that_is_alone() {
     c.give(DOCUMENT, Some(2));
     let entries = c.nodes[2].locks.explain(DOCUMENT).await;
     assert!(entries.iter().all(|e| e.holder.node != "lost1"));
+}
+
+/// One node hears what the dead second one left, and that it is dead.
+fn hears(c: &Cluster, at: usize) {
+    c.left_told(at, 1, &[DOCUMENT], GRACE);
+    c.tell(at, ClusterEvent::NodeDown(c.nodes[1].member));
+}
+
+#[tokio::test]
+async fn who_decides_and_hears_late_lets_nobody_in_before_the_lock_is_taken_again() {
+    // The coordinator has the lost lock itself, or a token that it gave to the lost node.
+    for shared in [true, false] {
+        let mut c = held(0).await;
+        if shared {
+            lock(&mut c, 2, 5, false).await.expect_err("it is held");
+        }
+        c.die(1);
+        hears(&c, 2);
+        let locks = c.nodes[2].locks.clone();
+        let early = tokio::spawn(async move { locks.lock_owned(lock_of(2, 1, true)).await });
+        c.settle().await;
+        if shared {
+            let refused = early.await.expect("no panic").expect_err("still held");
+            assert!(matches!(refused, Denial::Conflict(_)), "tried again later");
+            hears(&c, 0);
+        } else {
+            assert!(!early.is_finished(), "it waits for the lost node");
+            hears(&c, 0);
+            c.settle().await;
+            early.await.expect("no panic").expect("taken again");
+        }
+        only_a_reclaim_passes(&mut c).await;
+    }
+}
+
+#[tokio::test]
+async fn an_heir_that_hears_before_others_do_lets_only_a_reclaim_pass() {
+    let mut c = held(1).await;
+    c.die(1);
+    let heir = 2;
+    hears(&c, heir);
+    c.give(DOCUMENT, Some(heir));
+    let locks = c.nodes[0].locks.clone();
+    let mut request = lock_of(0, 5, false);
+    request.on_conflict = OnConflict::Wait(None);
+    let waiter = tokio::spawn(async move { locks.lock_owned(request).await });
+    c.settle().await;
+    assert!(!waiter.is_finished());
+    hears(&c, 0);
+    c.settle().await;
+    assert!(!waiter.is_finished());
+    waiter.abort();
+    c.settle().await;
+    only_a_reclaim_passes(&mut c).await;
+}
+
+#[tokio::test]
+async fn a_loss_in_the_middle_of_a_hand_over_leaves_no_gap() {
+    for to in [0, 2] {
+        let mut c = held(2 - to).await;
+        // On its way from one to the other when the holder is lost; the new owner waits for reports.
+        c.give(DOCUMENT, Some(to));
+        c.die(1);
+        hears(&c, to);
+        hears(&c, 2 - to);
+        only_a_reclaim_passes(&mut c).await;
+    }
+}
+
+#[tokio::test]
+async fn the_time_in_which_nobody_could_act_does_not_count() {
+    // Decided about before that time, first asked for after it, and inherited within it.
+    for asked_before in [true, false] {
+        for inherited in [true, false] {
+            let mut c = held(0).await;
+            kill(&mut c);
+            if asked_before {
+                assert!(open(&mut c, 2).await.is_err());
+            }
+            c.after(Duration::from_secs(10)).await;
+            for at in [0, 2] {
+                c.tell(at, ClusterEvent::Frozen);
+            }
+            c.after(Duration::from_secs(30)).await;
+            if inherited {
+                c.give(DOCUMENT, Some(2));
+                c.settle().await;
+            }
+            for at in [0, 2] {
+                c.tell(at, ClusterEvent::Thawed);
+            }
+            let which = format!("asked {asked_before} inherited {inherited}");
+            c.after(Duration::from_secs(9)).await;
+            assert!(open(&mut c, 2).await.is_err(), "{which}");
+            c.after(Duration::from_secs(2)).await;
+            open(&mut c, 2).await.expect(&which);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_over_or_broken_before_a_freeze_is_not_kept_after_it() {
+    let mut c = held(0).await;
+    kill(&mut c);
+    assert!(open(&mut c, 2).await.is_err());
+    let entries = c.nodes[0].locks.explain(DOCUMENT).await;
+    let kept = entries.first().expect("what keeps it");
+    let locks = c.nodes[0].locks.clone();
+    assert!(locks.force_release(sluice_lockmgr::OpenId(kept.id)).await);
+    for at in [0, 2] {
+        c.tell(at, ClusterEvent::Frozen);
+    }
+    c.after(Duration::from_secs(2)).await;
+    for at in [0, 2] {
+        c.tell(at, ClusterEvent::Thawed);
+    }
+    c.settle().await;
+    open(&mut c, 2).await.expect("broken");
+}
+
+#[tokio::test]
+async fn the_longer_of_two_times_counts_whichever_is_heard_first() {
+    for longer_first in [true, false] {
+        let mut c = held(0).await;
+        let mut times = [Duration::from_secs(19), Duration::from_secs(1)];
+        if !longer_first {
+            times.reverse();
+        }
+        for ends_in in times {
+            c.left(1, &[DOCUMENT], ends_in);
+        }
+        c.kill(1);
+        c.after(Duration::from_secs(2)).await;
+        assert!(open(&mut c, 2).await.is_err(), "{longer_first}");
+        c.after(Duration::from_secs(18)).await;
+        open(&mut c, 2).await.expect("over");
+    }
+}
+
+#[tokio::test]
+async fn the_time_until_a_node_that_joins_may_act_does_not_count() {
+    let mut c = Cluster::new(2);
+    c.left_told(0, 1, &[DOCUMENT], GRACE);
+    c.die(1);
+    c.after(Duration::from_secs(18)).await;
+    c.give(DOCUMENT, Some(0));
+    c.tell(0, ClusterEvent::NodeDown(c.nodes[1].member));
+    c.after(Duration::from_secs(18)).await;
+    assert!(open(&mut c, 0).await.is_err(), "just begun");
+    c.after(Duration::from_secs(3)).await;
+    open(&mut c, 0).await.expect("over");
 }

@@ -154,19 +154,49 @@ impl Cluster {
 
     /// What NFS clients of a node had locked is told to the others, as right before they hear that it is gone.
     pub fn left(&self, at: usize, documents: &[u64], ends_in: Duration) {
-        for node in self.nodes.iter().filter(|n| n.alive) {
-            node.locks.event(ClusterEvent::Left(LeftLocks {
+        for hears in (0..self.nodes.len()).filter(|n| self.nodes[*n].alive) {
+            self.left_told(hears, at, documents, ends_in);
+        }
+    }
+
+    /// One node hears of it.
+    pub fn left_told(&self, hears: usize, at: usize, documents: &[u64], ends_in: Duration) {
+        self.tell(
+            hears,
+            ClusterEvent::Left(LeftLocks {
                 member: self.nodes[at].member,
                 node: format!("lost{at}"),
                 ends_in,
                 documents: documents.to_vec(),
-            }));
-        }
+            }),
+        );
+    }
+
+    /// One node hears something of the cluster.
+    pub fn tell(&self, hears: usize, event: ClusterEvent) {
+        self.nodes[hears].locks.event(event);
     }
 
     /// A node dies; its shards go to the others.
     pub fn kill(&mut self, at: usize) {
+        self.die(at);
+        for hears in (0..self.nodes.len()).filter(|n| self.nodes[*n].alive) {
+            self.tell(hears, ClusterEvent::NodeDown(self.nodes[at].member));
+        }
+        self.inherit(at);
+    }
+
+    /// A node dies, of which nobody has heard.
+    pub fn die(&mut self, at: usize) {
         self.nodes[at].alive = false;
+        let dead = self.nodes[at].member;
+        self.mail
+            .lock()
+            .retain(|(from, to, _)| *from != dead && *to != dead);
+    }
+
+    /// The shards of a dead node go to the others, as all of them hear.
+    pub fn inherit(&mut self, at: usize) {
         let dead = self.nodes[at].member;
         let heirs: Vec<Member> = self
             .nodes
@@ -174,12 +204,6 @@ impl Cluster {
             .filter(|n| n.alive)
             .map(|n| n.member)
             .collect();
-        self.mail
-            .lock()
-            .retain(|(from, to, _)| *from != dead && *to != dead);
-        for node in self.nodes.iter().filter(|n| n.alive) {
-            node.locks.event(ClusterEvent::NodeDown(dead));
-        }
         for (turn, entry) in self.map.owners.iter_mut().enumerate() {
             if entry.owner == Some(dead) {
                 entry.owner = Some(heirs[turn % heirs.len()]);

@@ -209,6 +209,7 @@ struct Host {
 
 #[async_trait]
 impl LockHost for Host {
+    fn left(&self, _former: &[Member]) {}
     async fn surrender(&self, _: u64) {
         self.surrendered.fetch_add(1, Ordering::SeqCst);
         self.uncommitted.store(false, Ordering::SeqCst);

@@ -17,6 +17,8 @@ use crate::schema;
 
 /// Held by whoever joins, so that names get their numbers one after the other.
 const JOIN_LOCK: i64 = 0x4a6f_696e;
+/// Notes of former members that one look forgets.
+const FORGOTTEN_AT_ONCE: i64 = 10_000;
 /// Numbers of nodes are used in 16 bits.
 const MEMBERS_MAX: i32 = 65_535;
 
@@ -90,6 +92,7 @@ impl PostgresRegistry {
             return Err(RegistryError::Refused(why));
         }
         replace_older(&mut tx, member).await?;
+        keep_anew_if_alone(&mut tx).await?;
         sqlx::query(
             "INSERT INTO node_session(member, epoch, name, addr, version, state, expires_at, schema) \
              VALUES ($1, $2, $3, $4, $5, $6, clock_timestamp() + $7, $8)",
@@ -133,9 +136,12 @@ impl PostgresRegistry {
         let heard: Vec<i64> = heard.iter().map(|id| big(*id)).collect();
         let mut lent = self.stock.lend().await?;
         // Touches no indexed column and no key: it passes commits that hold the row, and leaves no work to the indexes.
-        // What was revoked is read in the same statement: whoever prolongs knows what came before.
+        // What was revoked is read in the same statement: whoever prolongs knows what came before. Whoever had no lease any more
+        // could not act, and what is kept for NFS clients meanwhile is kept anew.
         let row = sqlx::query(
-            "WITH heard AS (DELETE FROM revocation WHERE holder = $1 AND holder_epoch = $2 AND id = ANY($4)) \
+            "WITH heard AS (DELETE FROM revocation WHERE holder = $1 AND holder_epoch = $2 AND id = ANY($4)), \
+               kept AS (UPDATE past_member AS p SET kept_until = clock_timestamp() + $5 FROM node_session AS n \
+                 WHERE n.member = $1 AND n.epoch = $2 AND n.expires_at < clock_timestamp() AND p.kept_until > n.expires_at - $3) \
              UPDATE node_session SET expires_at = clock_timestamp() + $3 WHERE member = $1 AND epoch = $2 \
              RETURNING (SELECT value FROM cluster_state WHERE key = 'members'), \
                (SELECT value FROM cluster_state WHERE key = 'shards'), pg_current_xact_id()::text::bigint, \
@@ -146,6 +152,7 @@ impl PostgresRegistry {
         .bind(big(me.epoch.0))
         .bind(self.lease())
         .bind(heard)
+        .bind(interval(RECLAIM_GRACE))
         .fetch_optional(&mut lent.conn)
         .await
         .map_err(told)?;
@@ -206,13 +213,25 @@ impl PostgresRegistry {
     pub(super) async fn list_left(&self, known: &[MemberEpoch]) -> Result<Vec<LeftLocks>> {
         let known: Vec<i64> = known.iter().map(|epoch| big(epoch.0)).collect();
         let mut lent = self.stock.lend().await?;
+        // What is over is forgotten, some at a time, by a look that comes while some member can act: when none can, that time does
+        // not count. Nobody waits for anybody there.
         let rows = sqlx::query(
-            "SELECT p.member, p.epoch, p.name, (extract(epoch FROM p.at + $1 - clock_timestamp()) * 1000000)::bigint, \
+            "WITH over AS (SELECT epoch FROM past_member WHERE kept_until < clock_timestamp() - $2 \
+                 AND EXISTS (SELECT 1 FROM node_session WHERE member > 0 AND expires_at > clock_timestamp() AND state <> $3) \
+                 LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED), \
+               gone AS (DELETE FROM nfs_locked WHERE ctid IN \
+                 (SELECT l.ctid FROM nfs_locked l JOIN over ON over.epoch = l.epoch LIMIT $4) RETURNING 1), \
+               done AS (UPDATE past_member p SET kept_until = NULL FROM over \
+                 WHERE p.epoch = over.epoch AND (SELECT count(*) FROM gone) < $4) \
+             SELECT p.member, p.epoch, p.name, (extract(epoch FROM p.kept_until - clock_timestamp()) * 1000000)::bigint, \
                ARRAY(SELECT l.document FROM nfs_locked l WHERE l.epoch = p.epoch ORDER BY l.document) \
-             FROM past_member p WHERE p.at > clock_timestamp() - $1 AND p.epoch <> ALL($2)",
+             FROM past_member p WHERE p.kept_until > clock_timestamp() AND p.epoch <> ALL($1) \
+             ORDER BY p.kept_until",
         )
-        .bind(interval(RECLAIM_GRACE))
         .bind(known)
+        .bind(interval(RECLAIM_GRACE))
+        .bind(state_code(MemberState::Joining))
+        .bind(FORGOTTEN_AT_ONCE)
         .fetch_all(&mut lent.conn)
         .await
         .map_err(told)?;
@@ -375,14 +394,6 @@ async fn replace_older(conn: &mut PgConnection, member: Member) -> Result<()> {
             .fetch_all(&mut *conn)
             .await
             .map_err(told)?;
-    // What was left behind is of no use once the time to take it again is long over.
-    sqlx::query(
-        "DELETE FROM nfs_locked AS l USING past_member AS p WHERE l.epoch = p.epoch AND p.at < clock_timestamp() - $1",
-    )
-    .bind(interval(RECLAIM_GRACE * 30))
-    .execute(&mut *conn)
-    .await
-    .map_err(told)?;
     for epoch in older {
         let old = Member {
             id: member.id,
@@ -399,6 +410,30 @@ async fn replace_older(conn: &mut PgConnection, member: Member) -> Result<()> {
         remove(conn, &row, PastReason::Replaced, member.id).await?;
     }
     Ok(())
+}
+
+/// Before a node joins: what former members left is kept anew if no member could act by now.
+async fn keep_anew_if_alone(conn: &mut PgConnection) -> Result<()> {
+    let fresh: Vec<i64> = sqlx::query_scalar(
+        "SELECT epoch FROM node_session WHERE member > 0 AND expires_at > clock_timestamp() AND state <> $1 ORDER BY epoch",
+    )
+    .bind(state_code(MemberState::Joining))
+    .fetch_all(&mut *conn)
+    .await
+    .map_err(told)?;
+    for epoch in fresh {
+        if !try_life(conn, MemberEpoch(unsigned(epoch))).await? {
+            return Ok(());
+        }
+    }
+    sqlx::query(
+        "UPDATE past_member SET kept_until = clock_timestamp() + $1 WHERE kept_until IS NOT NULL",
+    )
+    .bind(interval(RECLAIM_GRACE))
+    .execute(conn)
+    .await
+    .map(drop)
+    .map_err(told)
 }
 
 /// Whether nobody holds an incarnation's life lock (then this transaction does).
@@ -470,7 +505,8 @@ async fn remove(
             .map_err(told)?;
     }
     sqlx::query(
-        "INSERT INTO past_member(member, epoch, name, addr, why, by_member) VALUES ($1, $2, $3, $4, $5, $6)",
+        "INSERT INTO past_member(member, epoch, name, addr, why, by_member, kept_until) \
+         VALUES ($1, $2, $3, $4, $5, $6, clock_timestamp() + $7)",
     )
     .bind(member)
     .bind(epoch)
@@ -478,6 +514,7 @@ async fn remove(
     .bind(&row.addr)
     .bind(why_code(why))
     .bind(small(by.0))
+    .bind(interval(RECLAIM_GRACE))
     .execute(conn)
     .await
     .map(drop)
