@@ -1,20 +1,19 @@
 //! The registry on a real PostgreSQL server.
 
+mod kept;
+mod turns;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use sluice_lockmgr::{
     ClusterIdentity, EpochRegistry, FenceOutcome, GrantId, JoinRequest, Joined, Member,
-    MemberEpoch, MemberState, PastReason, RECLAIM_GRACE, RegistryError, RegistryHint, Revocation,
-    ShardEpoch, ShardId, shard_of,
+    MemberEpoch, MemberState, PastReason, RegistryError, RegistryHint, Revocation, ShardEpoch,
+    ShardId, shard_of,
 };
-use sluice_repo::{NodeId, RepoError, Repository};
 use sluice_repo_postgres::server::PostgresServer;
-use sluice_repo_postgres::{
-    Database, Options as RepositoryOptions, PostgresRegistry, PostgresRepository, RegistryOptions,
-    Writer,
-};
+use sluice_repo_postgres::{Database, PostgresRegistry, RegistryOptions};
 use sqlx::{Connection, PgConnection};
 
 struct Ground {
@@ -260,142 +259,6 @@ async fn a_dead_process_is_fenced_at_once_and_a_living_one_is_not() {
     );
 }
 
-/// Notes that an NFS client of a member may have locks on a document.
-async fn note(ground: &Ground, member: Member, document: u64) -> sluice_repo::Result<()> {
-    let database = Database::open(&ground.url).await.unwrap();
-    let options = RepositoryOptions::new(Writer::Member(member));
-    let repository = PostgresRepository::open(database, options).await?;
-    repository.note_locked(NodeId(document)).await
-}
-
-/// Lets time pass for what is kept for NFS clients and for leases.
-async fn later(ground: &Ground, seconds: u32) {
-    let sql = format!(
-        "UPDATE past_member SET kept_until = kept_until - interval '{seconds} seconds'; \
-         UPDATE node_session SET expires_at = expires_at - interval '{seconds} seconds'"
-    );
-    let mut conn = session(&ground.url).await;
-    let sql = sqlx::AssertSqlSafe(sql);
-    sqlx::raw_sql(sql).execute(&mut conn).await.unwrap();
-}
-
-/// What is kept: of whom, which documents, and for how long.
-async fn kept(registry: &PostgresRegistry) -> Vec<(Member, Vec<u64>, Duration)> {
-    let left = registry.left_locks(&[]).await.unwrap();
-    let left = left
-        .into_iter()
-        .map(|left| (left.member, left.documents, left.ends_in));
-    left.collect()
-}
-
-async fn notes(ground: &Ground) -> i64 {
-    let mut conn = session(&ground.url).await;
-    let count = sqlx::query_scalar("SELECT count(*) FROM nfs_locked");
-    count.fetch_one(&mut conn).await.unwrap()
-}
-
-const ALMOST: Duration = Duration::from_secs(15);
-
-#[tokio::test]
-async fn what_nfs_clients_of_a_former_member_had_locked_is_told_for_some_time_and_noted_by_members_only()
- {
-    let ground = Ground::new();
-    let registry = ground.registry().await;
-    let (gone, me) = (
-        join(&registry, "a").await.member,
-        join(&registry, "b").await,
-    );
-    note(&ground, gone, 7).await.unwrap();
-    note(&ground, gone, 5).await.unwrap();
-    note(&ground, me.member, 9).await.unwrap();
-    assert_eq!(
-        registry.left_locks(&[]).await,
-        Ok(vec![]),
-        "both are members"
-    );
-    registry.leave(gone).await.unwrap();
-    assert_eq!(note(&ground, gone, 8).await, Err(RepoError::Fenced));
-    let left = registry.left_locks(&[]).await.unwrap();
-    let [left] = left.as_slice() else {
-        panic!("{left:?}");
-    };
-    assert_eq!((left.member, left.node.as_str()), (gone, "a"));
-    assert_eq!(left.documents, [5, 7]);
-    assert!(left.ends_in <= RECLAIM_GRACE && left.ends_in > ALMOST);
-    assert_eq!(registry.left_locks(&[gone.epoch]).await, Ok(vec![]));
-    let live = registry.set_state(me.member, me.member, MemberState::Live);
-    live.await.unwrap();
-    let mut conn = session(&ground.url).await;
-    let mut after = async |what: &'static str| {
-        sqlx::raw_sql(what).execute(&mut conn).await.unwrap();
-        kept(&registry).await
-    };
-    let kept_for = "UPDATE past_member SET kept_until = kept_until - interval '20 seconds'";
-    assert_eq!(after(kept_for).await, [], "it is over");
-    assert_eq!(notes(&ground).await, 3, "not for long");
-    let no_lease = "UPDATE node_session SET expires_at = clock_timestamp() - interval '1 second'; \
-                    UPDATE past_member SET kept_until = kept_until - interval '60 seconds'";
-    assert_eq!(after(no_lease).await, []);
-    assert_eq!(notes(&ground).await, 3, "nobody can act");
-    registry.renew(me.member, &[]).await.unwrap();
-    assert_eq!(kept(&registry).await, [], "it was over before");
-    assert_eq!(notes(&ground).await, 1, "those of a member");
-}
-
-#[tokio::test]
-async fn the_time_in_which_nfs_locks_are_kept_begins_anew_where_no_member_could_act() {
-    let ground = Ground::new();
-    let registry = ground.registry().await;
-    let (gone, last) = (join(&registry, "a").await, join(&registry, "b").await);
-    note(&ground, gone.member, 7).await.unwrap();
-    note(&ground, last.member, 9).await.unwrap();
-    registry.leave(gone.member).await.unwrap();
-    // All are cut off from the database, and come back.
-    later(&ground, 60).await;
-    assert_eq!(kept(&registry).await, []);
-    registry.renew(last.member, &[]).await.unwrap();
-    let again = kept(&registry).await;
-    let [(of, documents, ends_in)] = again.as_slice() else {
-        panic!("{again:?}");
-    };
-    assert_eq!((*of, documents.as_slice()), (gone.member, [7].as_slice()));
-    assert!(*ends_in > ALMOST);
-    // The last one goes too, and somebody comes when the time is over.
-    registry.leave(last.member).await.unwrap();
-    later(&ground, 25).await;
-    assert_eq!(kept(&registry).await, []);
-    let first = join(&registry, "c").await;
-    let again = kept(&registry).await;
-    assert!(again.iter().all(|(.., ends_in)| *ends_in > ALMOST));
-    assert_eq!(again.len(), 2, "{again:?}");
-    // Who is only joining can't act.
-    later(&ground, 3).await;
-    let other = join(&registry, "d").await;
-    let again = kept(&registry).await;
-    assert!(
-        again
-            .iter()
-            .all(|(.., ends_in)| *ends_in > RECLAIM_GRACE - Duration::from_secs(2))
-    );
-    assert_eq!(again.len(), 2, "{again:?}");
-    // Once it has run out while somebody could act, it is over.
-    let live = registry.set_state(first.member, first.member, MemberState::Live);
-    live.await.unwrap();
-    let over = "UPDATE past_member SET kept_until = kept_until - interval '40 seconds'";
-    let mut conn = session(&ground.url).await;
-    sqlx::raw_sql(over).execute(&mut conn).await.unwrap();
-    let second = join(&registry, "f").await;
-    // Each look forgets what one former member left.
-    for _ in 0..2 {
-        assert_eq!(kept(&registry).await, []);
-    }
-    assert_eq!(notes(&ground).await, 0);
-    drop((first, second, other));
-    later(&ground, 60).await;
-    let _third = join(&registry, "e").await;
-    assert_eq!(kept(&registry).await, []);
-}
-
 #[tokio::test]
 async fn a_lost_life_connection_is_told_and_the_lock_can_be_taken_again() {
     let ground = Ground::new();
@@ -475,162 +338,6 @@ async fn a_hand_over_moves_own_shards_to_members_only() {
     assert_eq!(given.len(), 2);
     let owner = registry.shard_map().await.unwrap().owner(ShardId(3));
     assert_eq!((owner.owner, owner.epoch), (Some(b.member), ShardEpoch(2)));
-}
-
-#[tokio::test]
-async fn shards_of_a_silent_member_are_taken_under_its_turn_only() {
-    let ground = Ground::new();
-    let registry = ground.registry().await;
-    let (a, b) = (join(&registry, "a").await, join(&registry, "b").await);
-    let shards = [(ShardId(3), ShardEpoch(0)), (ShardId(4), ShardEpoch(0))];
-    let owned = registry.take_shards(a.member, &shards).await.unwrap();
-    let before = registry.shard_map().await.unwrap().version;
-    assert_eq!(registry.draw_turn(a.member, 1).await, Ok(before));
-    let take = |turn, shards| registry.take_silent(b.member, a.member, turn, shards);
-    assert_eq!(take(0, &owned).await, Ok(Vec::new()), "its turn is over");
-    assert_eq!(take(2, &owned).await, Ok(Vec::new()), "nobody drew that");
-    assert_eq!(take(1, &shards).await, Ok(Vec::new()), "an older epoch");
-    let taken = take(1, &owned[..1]).await.unwrap();
-    assert_eq!(taken, [(ShardId(3), ShardEpoch(2))]);
-    let version = registry.shard_map().await.unwrap().version;
-    // The answer may have been lost.
-    assert_eq!(take(1, &owned[..1]).await, Ok(taken.clone()), "once");
-    assert_eq!(registry.shard_map().await.unwrap().version, version);
-    // A turn that was drawn late takes nothing back.
-    assert_eq!(registry.draw_turn(a.member, 0).await, Ok(before + 1));
-    assert_eq!(take(1, &owned[1..]).await.unwrap().len(), 1);
-    registry.draw_turn(a.member, 2).await.unwrap();
-    let late = take(1, &owned[1..]).await;
-    assert_eq!(late, Ok(Vec::new()), "its turn is over");
-
-    registry.leave(a.member).await.unwrap();
-    assert_eq!(
-        registry.draw_turn(a.member, 3).await,
-        Err(RegistryError::Fenced)
-    );
-    assert_eq!(take(2, &owned).await, Ok(Vec::new()), "it is no member");
-    assert_eq!(
-        registry.take_silent(a.member, b.member, 0, &taken).await,
-        Err(RegistryError::Fenced)
-    );
-}
-
-/// A take-over from `a` by `b` that waits for a commit in shard 7; the end of the commit lets it go on.
-async fn waiting_take_over(
-    ground: &Ground,
-    registry: &Arc<PostgresRegistry>,
-    (a, b): (Member, Member),
-) -> (
-    PgConnection,
-    tokio::task::JoinHandle<Result<Vec<(ShardId, ShardEpoch)>, RegistryError>>,
-) {
-    let shard = [(ShardId(7), ShardEpoch(0))];
-    let owned = registry.take_shards(a, &shard).await.unwrap();
-    let mut commit = session(&ground.url).await;
-    sqlx::raw_sql("BEGIN; SELECT 1 FROM lock_shard WHERE shard = 7 AND epoch = 1 FOR KEY SHARE")
-        .execute(&mut commit)
-        .await
-        .unwrap();
-    let take = tokio::spawn({
-        let registry = Arc::clone(registry);
-        async move { registry.take_silent(b, a, 0, &owned).await }
-    });
-    waits_for_a_lock(&ground.url).await;
-    assert!(!take.is_finished());
-    (commit, take)
-}
-
-async fn end(mut commit: PgConnection) {
-    sqlx::raw_sql("COMMIT").execute(&mut commit).await.unwrap();
-}
-
-#[tokio::test]
-async fn a_take_over_that_waits_holds_up_no_renewal_of_the_silent_member() {
-    let ground = Ground::new();
-    let registry = Arc::new(ground.registry().await);
-    let (a, b) = (join(&registry, "a").await, join(&registry, "b").await);
-    let (commit, take) = waiting_take_over(&ground, &registry, (a.member, b.member)).await;
-    registry.renew(a.member, &[]).await.unwrap();
-    registry.renew(b.member, &[]).await.unwrap();
-    assert!(!take.is_finished());
-    end(commit).await;
-    assert_eq!(take.await.unwrap(), Ok(vec![(ShardId(7), ShardEpoch(2))]));
-}
-
-#[tokio::test]
-async fn a_turn_that_is_drawn_during_a_take_over_waits_for_it_and_tells_of_it() {
-    let ground = Ground::new();
-    let registry = Arc::new(ground.registry().await);
-    let (a, b) = (join(&registry, "a").await, join(&registry, "b").await);
-    let (commit, take) = waiting_take_over(&ground, &registry, (a.member, b.member)).await;
-    let before = registry.shard_map().await.unwrap().version;
-    let mut draw = tokio::spawn({
-        let (registry, me) = (registry.clone(), a.member);
-        async move { registry.draw_turn(me, 1).await }
-    });
-    let early = tokio::time::timeout(Duration::from_millis(100), &mut draw).await;
-    assert!(early.is_err(), "not before the take-over is over");
-    end(commit).await;
-    assert_eq!(take.await.unwrap().unwrap().len(), 1);
-    assert_eq!(draw.await.unwrap(), Ok(before + 1));
-}
-
-#[tokio::test]
-async fn a_take_over_waits_for_a_turn_that_is_being_drawn_and_is_refused() {
-    let ground = Ground::new();
-    let registry = Arc::new(ground.registry().await);
-    let (a, b) = (join(&registry, "a").await, join(&registry, "b").await);
-    let shard = [(ShardId(7), ShardEpoch(0))];
-    let owned = registry.take_shards(a.member, &shard).await.unwrap();
-    let mut draw = session(&ground.url).await;
-    sqlx::raw_sql("BEGIN; UPDATE node_turn SET turn = 1")
-        .execute(&mut draw)
-        .await
-        .unwrap();
-    let take = tokio::spawn({
-        let (registry, a, b) = (registry.clone(), a.member, b.member);
-        async move { registry.take_silent(b, a, 0, &owned).await }
-    });
-    waits_for_a_lock(&ground.url).await;
-    end(draw).await;
-    assert_eq!(take.await.unwrap(), Ok(Vec::new()));
-    let owner = registry.shard_map().await.unwrap().owner(ShardId(7));
-    assert_eq!(owner.owner, Some(a.member));
-}
-
-#[tokio::test]
-async fn take_overs_turns_hand_overs_and_the_end_of_members_do_not_stand_crosswise() {
-    let ground = Ground::new();
-    let registry = Arc::new(ground.registry().await);
-    let (a, b) = (join(&registry, "a").await, join(&registry, "b").await);
-    let shards: Vec<_> = (0..64).map(|n| (ShardId(n), ShardEpoch(0))).collect();
-    registry.take_shards(a.member, &shards).await.unwrap();
-    let (a, b) = (a.member, b.member);
-    for turn in 0..20 {
-        let map = registry.shard_map().await.unwrap();
-        let all: Vec<_> = map.iter().take(64).map(|(s, row)| (s, row.epoch)).collect();
-        let (one, other, drawn, given, first, second) = tokio::join!(
-            registry.take_silent(b, a, turn, &all),
-            registry.take_silent(a, b, turn, &all),
-            registry.draw_turn(a, turn + 1),
-            registry.hand_over(b, a, &all),
-            registry.renew(a, &[]),
-            registry.renew(b, &[]),
-        );
-        assert!(
-            one.is_ok() && other.is_ok() && given.is_ok(),
-            "{one:?} {other:?}"
-        );
-        assert!(
-            drawn.is_ok() && first.is_ok() && second.is_ok(),
-            "{drawn:?}"
-        );
-    }
-    let (taken, left) = tokio::join!(
-        registry.take_silent(b, a, 20, &[(ShardId(0), ShardEpoch(0))]),
-        registry.leave(a)
-    );
-    assert_eq!((taken, left), (Ok(Vec::new()), Ok(())));
 }
 
 #[tokio::test]
