@@ -133,7 +133,8 @@ mod tests {
             .spawn()
             .unwrap();
         let process = Process::of(&child.id().to_string()).unwrap();
-        process.signal(Signal::INT);
+        // Not INT: who starts tests in the background may have it ignored, which children inherit.
+        process.signal(Signal::TERM);
         let begin = Instant::now();
         process.wait_or_kill();
         assert!(begin.elapsed() < PATIENCE);
