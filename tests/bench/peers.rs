@@ -1,6 +1,7 @@
 //! The servers under load: this gateway and the peers from Debian, started and stopped here, all on loopback.
 
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -212,6 +213,8 @@ fn peer(
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
+        // smbd ends its whole group with itself, before the benchmark could say why it failed.
+        .process_group(0)
         .spawn()
         .with_context(|| format!("{:?} can't be started", command.get_program()))?;
     let pid = child.id();
