@@ -16,7 +16,7 @@
 //!   a change that a node has heard of outlives the coordinator, and one that it has not heard of never happened.
 //! - Nothing of a member counts after its `NodeDown`. What its clients had locked over NFS they may take again: those documents
 //!   are decided about by their coordinators only, who keep them for that (`left.rs`).
-//! - A coordinator that is silent and still a member is replaced only by its deputy, who knows what it may have ([`deputy`]).
+//! - A coordinator that is silent and still a member is replaced only by its deputy, who knows what it may have (`deputy`).
 
 mod coordinator;
 mod deputy;
