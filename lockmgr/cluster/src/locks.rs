@@ -225,6 +225,12 @@ impl Inner {
         self.machines.step(at, event, self.now(), &carry_out);
     }
 
+    fn step_shards(self: &Arc<Self>, events: impl Iterator<Item = (ShardId, Event)>) {
+        for (shard, event) in events {
+            self.step_at(self.machines.of_shard(shard), event);
+        }
+    }
+
     fn step_all(self: &Arc<Self>, event: &Event) {
         for at in 0..self.machines.count() {
             self.step_at(at, event.clone());
@@ -384,26 +390,10 @@ impl ClusterHandler for ClusterLocks {
             }
             ClusterEvent::Deputy(deputy) => inner.step_all(&Event::Deputy(deputy)),
             ClusterEvent::TookOver { from, turn, shards } => {
-                for (shard, epoch) in shards {
-                    let took = Event::TookOver {
-                        shard,
-                        epoch,
-                        of: from,
-                        turn,
-                    };
-                    inner.step_at(inner.machines.of_shard(shard), took);
-                }
+                inner.step_shards(Event::of_silent(from, turn, shards, true));
             }
             ClusterEvent::NotTaken { from, turn, shards } => {
-                for (shard, epoch) in shards {
-                    let refused = Event::NotTaken {
-                        shard,
-                        epoch,
-                        of: from,
-                        turn,
-                    };
-                    inner.step_at(inner.machines.of_shard(shard), refused);
-                }
+                inner.step_shards(Event::of_silent(from, turn, shards, false));
             }
             ClusterEvent::Frozen => {
                 inner.frozen_since.lock().get_or_insert(inner.now());

@@ -4,6 +4,7 @@ mod client;
 mod data;
 mod listing;
 mod locks;
+mod lost;
 mod names;
 mod protocol;
 mod retries;

@@ -181,6 +181,35 @@ pub enum Event {
     Tick,
 }
 
+impl Event {
+    /// What the registry has said of shards of a silent coordinator, each for the machine of its shard.
+    pub fn of_silent(
+        of: Member,
+        turn: u64,
+        shards: Vec<(ShardId, ShardEpoch)>,
+        is_taken: bool,
+    ) -> impl Iterator<Item = (ShardId, Event)> {
+        shards.into_iter().map(move |(shard, epoch)| {
+            let event = if is_taken {
+                Event::TookOver {
+                    shard,
+                    epoch,
+                    of,
+                    turn,
+                }
+            } else {
+                Event::NotTaken {
+                    shard,
+                    epoch,
+                    of,
+                    turn,
+                }
+            };
+            (shard, event)
+        })
+    }
+}
+
 /// What a machine wants done, in this order. What is to be done to the lock table is done at once and in order; what takes
 /// time answers later with an event.
 #[derive(Clone, Debug, PartialEq, Eq)]

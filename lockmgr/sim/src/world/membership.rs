@@ -185,25 +185,13 @@ impl World {
             }
             ClusterEvent::TookOver { from, turn, shards } => {
                 self.report.taken_over += shards.len() as u64;
-                for (shard, epoch) in shards {
-                    let took = TokenEvent::TookOver {
-                        shard,
-                        epoch,
-                        of: from,
-                        turn,
-                    };
+                for (_, took) in TokenEvent::of_silent(from, turn, shards, true) {
                     self.tokens(member, took);
                 }
                 return;
             }
             ClusterEvent::NotTaken { from, turn, shards } => {
-                for (shard, epoch) in shards {
-                    let refused = TokenEvent::NotTaken {
-                        shard,
-                        epoch,
-                        of: from,
-                        turn,
-                    };
+                for (_, refused) in TokenEvent::of_silent(from, turn, shards, false) {
                     self.tokens(member, refused);
                 }
                 return;
