@@ -192,7 +192,7 @@ fn make_user() -> anyhow::Result<()> {
 }
 
 fn scratch() -> anyhow::Result<tempfile::TempDir> {
-    // Under the build folder: the same disk as this gateway's scratch folders must be used on both sides.
+    // Beside this gateway's scratch folders: both sides are to use the same disk.
     let dir = tempfile::tempdir()?;
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777))?;
     std::fs::create_dir(dir.path().join("docs"))?;
