@@ -30,6 +30,14 @@ impl VirtualPath {
         )
     }
 
+    /// Whether both are entries of one folder.
+    pub(crate) fn is_beside(&self, other: &VirtualPath) -> bool {
+        match (self.0.components(), other.0.components()) {
+            ([here @ .., _], [there @ .., _]) => here == there,
+            _ => false,
+        }
+    }
+
     /// The last component; `None` for `/`.
     pub(crate) fn name(&self) -> Option<&str> {
         self.0.components().last().map(String::as_str)
@@ -90,6 +98,14 @@ mod tests {
             .map(|(share, rel)| (share.to_owned(), rel.to_string()));
         assert_eq!(inside, Some(("docs".to_owned(), "a/b".to_owned())));
         assert_eq!(path("/").in_share(), Ok(None));
+    }
+
+    #[test]
+    fn entries_of_one_folder_are_beside_each_other() {
+        assert!(path("/docs/a/b").is_beside(&path("/docs/a/c")));
+        assert!(path("/docs").is_beside(&path("/music")));
+        assert!(!path("/docs/a/b").is_beside(&path("/docs/b")));
+        assert!(!path("/").is_beside(&path("/")));
     }
 
     proptest! {

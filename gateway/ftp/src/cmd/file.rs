@@ -66,14 +66,21 @@ pub(crate) async fn rename_source(cx: &Context, path: VirtualPath) -> Done {
 
 /// RNTO: an existing target of the same sort is replaced in the same commit, as clients that upload and rename expect.
 pub(crate) async fn rename(cx: &Context, from: &VirtualPath, to: &VirtualPath) -> Reply {
-    let ((tree, from_dir, from_name), (to_tree, to_dir, to_name)) =
-        match (cx.entry(from).await, cx.entry(to).await) {
-            (Ok(source), Ok(target)) => (source, target),
-            (Err(refusal), _) | (_, Err(refusal)) => return refusal,
-        };
-    if tree.share().id != to_tree.share().id {
-        return reply::refused(to, &VfsError::CrossShare);
-    }
+    let (tree, from_dir, from_name) = match cx.entry(from).await {
+        Ok(source) => source,
+        Err(refusal) => return refusal,
+    };
+    let (to_dir, to_name) = match to.name() {
+        // The usual case; the folder need not be looked up again.
+        Some(name) if to.is_beside(from) => (from_dir, name.to_owned()),
+        _ => match cx.entry(to).await {
+            Ok((there, _, _)) if there.share().id != tree.share().id => {
+                return reply::refused(to, &VfsError::CrossShare);
+            }
+            Ok((_, to_dir, to_name)) => (to_dir, to_name),
+            Err(refusal) => return refusal,
+        },
+    };
     match tree
         .rename(from_dir, &from_name, to_dir, &to_name, true)
         .await
