@@ -74,6 +74,18 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
         }
     }
 
+    /// The value, if it is here. For the writer, between whose changes all that is here is as the last of them has left it.
+    pub(crate) fn hit<Q>(&self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        match self.look(key) {
+            Look::Hit(found) => Some(found),
+            Look::Miss(_) => None,
+        }
+    }
+
     /// Fills in what a miss has found, unless something in the shard changed meanwhile.
     pub(crate) fn fill(&self, key: K, value: V, weight: usize, ticket: Ticket) {
         let mut shard = self.shard(&key).lock();

@@ -25,7 +25,7 @@ use crate::guard::Guard;
 use crate::op::{accounts, attribute, check, commit, create, purge, remove, rename, stream};
 use crate::pool::{Readers, open_writer};
 use crate::row::{self, Entry};
-use crate::writer::{Idle, Lasting, Touch, Tx, Writer, now};
+use crate::writer::{Idle, Kept, Lasting, Touch, Tx, Writer, now};
 use crate::{read, schema};
 
 /// How a repository is opened.
@@ -84,8 +84,10 @@ impl Caches {
             records: AtomicU64::new(1),
         }
     }
+}
 
-    /// Takes over what a transaction has changed; if it is not known to have been carried out, only that the old is no longer true.
+impl Kept for Caches {
+    /// If it is not known to have been carried out, only that the old is no longer true.
     fn publish(&self, touched: Vec<Touch>, carried_out: bool) {
         for touch in touched {
             match touch {
@@ -108,6 +110,14 @@ impl Caches {
             }
         }
     }
+
+    fn node(&self, node: NodeId) -> Option<Arc<Attributes>> {
+        self.nodes.hit(&node)
+    }
+
+    fn names(&self, parent: NodeId, fold: &str) -> Option<Arc<[Entry]>> {
+        self.names.hit(&(parent, fold.into()))
+    }
 }
 
 impl SqliteRepository {
@@ -119,12 +129,7 @@ impl SqliteRepository {
         make_root(&conn)?;
         let caches = Arc::new(Caches::new(&options));
         let checkpointer = Checkpointer::start(&options.path, &conn)?;
-        let for_writer = caches.clone();
-        let writer = Writer::start(
-            conn,
-            checkpointer,
-            Box::new(move |touched, carried_out| for_writer.publish(touched, carried_out)),
-        )?;
+        let writer = Writer::start(conn, checkpointer, caches.clone())?;
         let orphans = writer.change(Lasting::Now, purge::release_all).await?;
         if orphans > 0 {
             tracing::info!(
@@ -247,6 +252,15 @@ impl SqliteRepository {
                 Ok(found)
             }
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) async fn change_each<T, F>(&self, changes: Vec<F>) -> Vec<Result<T>>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
+    {
+        self.writer.change_each(changes).await
     }
 
     async fn change<T, F>(&self, change: F) -> Result<T>

@@ -6,7 +6,7 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use sluice_repo::{
     Attributes, CaseMode, Cookie, DosAttributes, NodeId, NodeKind, RepoError, Result, Timestamp,
-    Version, fold_name,
+    Version,
 };
 
 use crate::error::db;
@@ -93,16 +93,6 @@ pub(crate) fn node(conn: &Connection, id: NodeId) -> Result<Attributes> {
     .ok_or(RepoError::Stale(id))
 }
 
-/// A folder in which names can be made.
-pub(crate) fn folder(conn: &Connection, id: NodeId) -> Result<Attributes> {
-    let found = node(conn, id)?;
-    match found.kind {
-        NodeKind::Directory if found.link_count > 0 => Ok(found),
-        NodeKind::Directory => Err(RepoError::Stale(id)),
-        _ => Err(RepoError::NotDirectory),
-    }
-}
-
 /// A name in a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
@@ -137,17 +127,6 @@ pub(crate) fn choose<'a>(entries: &'a [Entry], name: &str, case: CaseMode) -> Op
         CaseMode::Sensitive => exact,
         CaseMode::Insensitive => exact.or(entries.first()),
     }
-}
-
-/// The entry that has this name.
-pub(crate) fn entry(
-    conn: &Connection,
-    parent: NodeId,
-    name: &str,
-    case: CaseMode,
-) -> Result<Option<Entry>> {
-    let found = entries(conn, parent, &fold_name(name))?;
-    Ok(choose(&found, name, case).cloned())
 }
 
 #[cfg(test)]

@@ -10,7 +10,6 @@ use sluice_repo::{
 
 use super::{apply, bump, create, save};
 use crate::error::db;
-use crate::row;
 use crate::writer::{Touch, Tx};
 
 /// Largest value of one extended attribute, and most bytes of all of a node's.
@@ -24,7 +23,7 @@ pub(crate) fn set(
     change: &AttributeChange,
     guard: Option<Timestamp>,
 ) -> Result<Attributes> {
-    let mut node = row::node(tx.conn, id)?;
+    let mut node = tx.node(id)?;
     if guard.is_some_and(|expected| expected != node.changed) {
         return Err(RepoError::GuardMismatch);
     }
@@ -40,7 +39,7 @@ pub(crate) fn set_acl(
     acl: Option<Arc<Acl>>,
     change: &AttributeChange,
 ) -> Result<Attributes> {
-    let mut node = row::node(tx.conn, id)?;
+    let mut node = tx.node(id)?;
     let acl = acl.map(|acl| create::acl_id(tx, &acl)).transpose()?;
     tx.conn
         .prepare_cached("UPDATE node SET acl = ?2 WHERE id = ?1")
@@ -59,7 +58,7 @@ pub(crate) fn set_eas(
     id: NodeId,
     eas: &[ExtendedAttribute],
 ) -> Result<Attributes> {
-    let mut node = row::node(tx.conn, id)?;
+    let mut node = tx.node(id)?;
     put_eas(tx, &mut node, eas)?;
     let now = tx.now;
     bump(&mut node, now);

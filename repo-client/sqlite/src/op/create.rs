@@ -10,7 +10,7 @@ use sluice_repo::{
 
 use super::{attribute, commit, insert_entry, save, save_folder};
 use crate::error::{corrupt, db};
-use crate::row;
+use crate::row::{self, Entry};
 use crate::writer::{Touch, Tx};
 
 /// Longest target of a symbolic link in bytes.
@@ -27,14 +27,20 @@ pub(crate) fn create(
     new: NewNode,
 ) -> Result<Created> {
     check_name(name)?;
-    let folder = row::folder(tx.conn, parent)?;
-    if let Some(existing) = row::entry(tx.conn, parent, name, case)? {
+    let folder = tx.folder(parent)?;
+    if let Some(existing) = entry(tx, parent, name, case)? {
         return repeated(tx, folder, existing.node, new.verifier);
     }
     if matches!(&new.kind, NewKind::Symlink { target } if target.len() > TARGET_BYTES_MAX) {
         return Err(RepoError::NameTooLong);
     }
     create_at(tx, folder, name, new)
+}
+
+/// The entry that has this name.
+fn entry(tx: &Tx<'_>, parent: NodeId, name: &str, case: CaseMode) -> Result<Option<Entry>> {
+    let found = tx.entries(parent, &fold_name(name))?;
+    Ok(row::choose(&found, name, case).cloned())
 }
 
 fn repeated(
@@ -55,7 +61,7 @@ fn repeated(
         .flatten();
     match verifier {
         Some(wanted) if stored.as_deref() == Some(&wanted) => Ok(Created {
-            attributes: row::node(tx.conn, node)?,
+            attributes: tx.node(node)?,
             repeated: true,
             parent_change_before: parent.change_id,
             parent,
@@ -193,12 +199,12 @@ pub(crate) fn link(
     case: CaseMode,
 ) -> Result<Created> {
     check_name(name)?;
-    let mut folder = row::folder(tx.conn, parent)?;
-    let mut node = row::node(tx.conn, id)?;
+    let mut folder = tx.folder(parent)?;
+    let mut node = tx.node(id)?;
     if node.kind == NodeKind::Directory {
         return Err(RepoError::WrongKind);
     }
-    if row::entry(tx.conn, parent, name, case)?.is_some() {
+    if entry(tx, parent, name, case)?.is_some() {
         return Err(RepoError::Exists);
     }
     if node.link_count >= LINKS_MAX {

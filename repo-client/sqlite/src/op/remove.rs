@@ -13,11 +13,7 @@ use crate::writer::Tx;
 
 /// Finds the entry that a request names, and that it still leads where the asker thinks.
 pub(crate) fn find(tx: &Tx<'_>, parent: NodeId, name: &str, node: Option<NodeId>) -> Result<Entry> {
-    expected(
-        &row::entries(tx.conn, parent, &fold_name(name))?,
-        name,
-        node,
-    )
+    expected(&tx.entries(parent, &fold_name(name))?, name, node)
 }
 
 /// The one among entries of equal fold that a request names, if it still leads where the asker thinks.
@@ -37,7 +33,7 @@ pub(crate) fn unlink(
     expected: Option<NodeId>,
     last: LastLink,
 ) -> Result<Unlinked> {
-    let mut folder = row::folder(tx.conn, parent)?;
+    let mut folder = tx.folder(parent)?;
     let entry = find(tx, parent, name, expected)?;
     let (attributes, orphaned) = take_name(tx, parent, &entry, last)?;
     let subfolders = if attributes.kind == NodeKind::Directory {
@@ -61,7 +57,7 @@ pub(crate) fn take_name(
     entry: &Entry,
     last: LastLink,
 ) -> Result<(Attributes, bool)> {
-    let mut node = row::node(tx.conn, entry.node)?;
+    let mut node = tx.node(entry.node)?;
     if node.kind == NodeKind::Directory && has_entries(tx, node.id)? {
         return Err(RepoError::NotEmpty);
     }

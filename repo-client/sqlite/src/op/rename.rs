@@ -42,17 +42,17 @@ struct Moved {
 pub(crate) fn rename(tx: &mut Tx<'_>, wanted: &Move) -> Result<Renamed> {
     check_name(&wanted.new_name)?;
     let same_folder = wanted.old_parent == wanted.new_parent;
-    let old_folder = row::folder(tx.conn, wanted.old_parent)?;
+    let old_folder = tx.folder(wanted.old_parent)?;
     let old_fold = fold_name(&wanted.old_name);
-    let mut old_names = row::entries(tx.conn, wanted.old_parent, &old_fold)?;
+    let mut old_names = tx.entries(wanted.old_parent, &old_fold)?;
     let entry = expected(&old_names, &wanted.old_name, wanted.expected)?;
     old_names.retain(|e| e.cookie != entry.cookie);
     let new_folder = if same_folder {
         old_folder.clone()
     } else {
-        row::folder(tx.conn, wanted.new_parent)?
+        tx.folder(wanted.new_parent)?
     };
-    let node = row::node(tx.conn, entry.node)?;
+    let node = tx.node(entry.node)?;
     if node.kind == NodeKind::Directory {
         check_not_inside(tx, node.id, new_folder.id)?;
     }
@@ -60,7 +60,7 @@ pub(crate) fn rename(tx: &mut Tx<'_>, wanted: &Move) -> Result<Renamed> {
     let mut new_names = if same_folder && new_fold == old_fold {
         old_names.clone()
     } else {
-        row::entries(tx.conn, wanted.new_parent, &new_fold)?
+        tx.entries(wanted.new_parent, &new_fold)?
     };
     let target = row::choose(&new_names, &wanted.new_name, wanted.case).cloned();
     if target.as_ref().is_some_and(|t| t.node == node.id)
@@ -103,7 +103,7 @@ fn replace(
         Replace::Node(id, _) => return Err(RepoError::Stale(id)),
         Replace::No => return Err(RepoError::Exists),
     };
-    let kind = row::node(tx.conn, target.node)?.kind;
+    let kind = tx.node(target.node)?.kind;
     match (
         node.kind == NodeKind::Directory,
         kind == NodeKind::Directory,
@@ -188,8 +188,11 @@ fn change_name(tx: &Tx<'_>, wanted: &Move, entry: &Entry, fold: &str) -> Result<
                 fold
             ])
         })
-        .map(drop)
         .map_err(db)
+        .and_then(|changed| match changed {
+            1 => Ok(()),
+            _ => Err(RepoError::Stale(entry.node)),
+        })
 }
 
 /// Refuses to move a folder into itself or below itself.

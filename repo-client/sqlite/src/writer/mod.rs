@@ -27,11 +27,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use rusqlite::Connection;
-use sluice_repo::{NodeId, RepoError, Result, Timestamp, Unsettled};
+use sluice_repo::{Attributes, NodeId, RepoError, Result, Timestamp, Unsettled};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
 
 use crate::checkpoint::Checkpointer;
+use crate::row::Entry;
 use log::Log;
 use stage::Stage;
 pub(crate) use tx::{Touch, Tx};
@@ -150,8 +151,16 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// Called with everything that a commit has changed, before the changes are answered, and whether it is known to have been carried out.
-pub(crate) type Publish = Box<dyn Fn(Vec<Touch>, bool) + Send>;
+/// What is kept of the database in memory. Between two transactions all of it is as the last one has left it; what it has is not
+/// read again by a change.
+pub(crate) trait Kept: Send + Sync {
+    /// Takes over everything that a commit has changed, before the changes are answered, and whether it is known to have been carried out.
+    fn publish(&self, touched: Vec<Touch>, carried_out: bool);
+    /// A node, if it is kept.
+    fn node(&self, node: NodeId) -> Option<Arc<Attributes>>;
+    /// All entries of a folder under one folded name, if they are kept.
+    fn names(&self, parent: NodeId, fold: &str) -> Option<Arc<[Entry]>>;
+}
 
 /// The writer's connection while nobody changes anything: what it reads is in its memory already.
 pub(crate) struct Idle<'a> {
@@ -181,15 +190,15 @@ impl Writer {
     pub(crate) fn start(
         conn: Connection,
         checkpointer: Checkpointer,
-        publish: Publish,
+        kept: Arc<dyn Kept>,
     ) -> Result<Writer> {
-        Writer::start_with(conn, checkpointer, publish, SETTLE_WITHIN)
+        Writer::start_with(conn, checkpointer, kept, SETTLE_WITHIN)
     }
 
     fn start_with(
         conn: Connection,
         checkpointer: Checkpointer,
-        publish: Publish,
+        kept: Arc<dyn Kept>,
         settle_within: Duration,
     ) -> Result<Writer> {
         // Made durable by the log's sync, not by the commit.
@@ -201,7 +210,7 @@ impl Writer {
         let worker = Worker::new(
             conn,
             checkpointer,
-            publish,
+            kept,
             accessed.clone(),
             batches.clone(),
             log.clone(),

@@ -6,6 +6,24 @@ use super::*;
 use crate::error::db;
 use crate::pool::open_writer;
 
+/// Keeps nothing but what was touched.
+#[derive(Default)]
+struct Notes(Mutex<Vec<Touch>>);
+
+impl Kept for Notes {
+    fn publish(&self, touched: Vec<Touch>, _carried_out: bool) {
+        self.0.lock().extend(touched);
+    }
+
+    fn node(&self, _node: NodeId) -> Option<Arc<Attributes>> {
+        None
+    }
+
+    fn names(&self, _parent: NodeId, _fold: &str) -> Option<Arc<[Entry]>> {
+        None
+    }
+}
+
 fn insert(tx: &mut Tx<'_>, key: i64, bytes: usize) -> Result<()> {
     tx.touch(Touch::Node(NodeId(key as u64)));
     tx.conn
@@ -26,10 +44,8 @@ async fn a_full_disk_refuses_the_change_that_does_not_fit_and_those_after_it_go_
     conn.execute_batch("PRAGMA max_page_count = 100")
         .expect("limit");
     let checkpointer = Checkpointer::start(&path, &conn).expect("checkpointer");
-    let touched: Arc<Mutex<Vec<Touch>>> = Arc::default();
-    let seen = touched.clone();
-    let publish: Publish = Box::new(move |touched, _| seen.lock().extend(touched));
-    let writer = Writer::start(conn, checkpointer, publish).expect("writer");
+    let notes = Arc::new(Notes::default());
+    let writer = Writer::start(conn, checkpointer, notes.clone()).expect("writer");
     assert_eq!(
         writer.change(Lasting::Now, |tx| insert(tx, 1, 10)).await,
         Ok(())
@@ -60,7 +76,7 @@ async fn a_full_disk_refuses_the_change_that_does_not_fit_and_those_after_it_go_
         stored as usize, answered,
         "what was answered, and nothing else"
     );
-    assert!(touched.lock().contains(&Touch::Node(NodeId(5))));
+    assert!(notes.0.lock().contains(&Touch::Node(NodeId(5))));
 }
 
 /// A writer on a new database that makes durable what was answered before only after `settle_within`.
@@ -69,7 +85,13 @@ fn writer(folder: &Path, settle_within: Duration) -> Writer {
     let mut conn = open_writer(&path).expect("open");
     crate::schema::migrate(&mut conn).expect("schema");
     let checkpointer = Checkpointer::start(&path, &conn).expect("checkpointer");
-    Writer::start_with(conn, checkpointer, Box::new(|_, _| ()), settle_within).expect("writer")
+    Writer::start_with(
+        conn,
+        checkpointer,
+        Arc::new(Notes::default()),
+        settle_within,
+    )
+    .expect("writer")
 }
 
 const LONG: Duration = Duration::from_secs(1000);

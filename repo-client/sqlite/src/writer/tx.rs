@@ -4,13 +4,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use rusqlite::Connection;
-use sluice_repo::{Attributes, ContentId, Head, NodeId, RepoError, Result, Timestamp};
+use sluice_repo::{Attributes, ContentId, Head, NodeId, NodeKind, RepoError, Result, Timestamp};
 
+use super::Kept;
 use crate::error::db;
-use crate::row::Entry;
+use crate::row::{self, Entry};
 
 /// Ids taken from the database at once.
 const ID_BLOCK: i64 = 1 << 16;
+/// With more of it touched, a transaction reads the database rather than look through all that.
+const LOOK_BACK_MAX: usize = 64;
 /// ACLs whose id the writer remembers.
 const ACL_IDS_MAX: usize = 4096;
 
@@ -35,6 +38,7 @@ pub(crate) enum Touch {
 pub(crate) struct Tx<'a> {
     pub(crate) conn: &'a Connection,
     pub(crate) now: Timestamp,
+    pub(super) kept: &'a dyn Kept,
     pub(super) state: &'a mut State,
     pub(super) touched: &'a mut Vec<Touch>,
     /// Why the transaction is gone, if it is: SQLite rolls back by itself when the disk is full.
@@ -45,6 +49,14 @@ pub(crate) struct Tx<'a> {
     pub(super) refused: bool,
     /// Ids were taken from the database.
     pub(super) reserved: bool,
+}
+
+/// What a transaction has done to something so far.
+enum LastTouch<'a> {
+    None,
+    Is(&'a Touch),
+    /// Too much was touched to look.
+    Unknown,
 }
 
 /// What the writer remembers between transactions; all of it can be had again from the database.
@@ -58,6 +70,54 @@ pub(super) struct State {
 impl Tx<'_> {
     pub(crate) fn touch(&mut self, touch: Touch) {
         self.touched.push(touch);
+    }
+
+    /// A node as it is in this transaction; `Stale` if it is gone.
+    pub(crate) fn node(&self, id: NodeId) -> Result<Attributes> {
+        let touched = self.last_touch(|touch| match touch {
+            Touch::Saved(node) => node.id == id,
+            Touch::Node(node) => *node == id,
+            _ => false,
+        });
+        match touched {
+            LastTouch::None => self.kept.node(id),
+            LastTouch::Is(Touch::Saved(node)) => Some(node.clone()),
+            LastTouch::Is(_) | LastTouch::Unknown => None,
+        }
+        .map_or_else(|| row::node(self.conn, id), |node| Ok((*node).clone()))
+    }
+
+    /// A folder in which names can be made.
+    pub(crate) fn folder(&self, id: NodeId) -> Result<Attributes> {
+        let found = self.node(id)?;
+        match found.kind {
+            NodeKind::Directory if found.link_count > 0 => Ok(found),
+            NodeKind::Directory => Err(RepoError::Stale(id)),
+            _ => Err(RepoError::NotDirectory),
+        }
+    }
+
+    /// All entries of a folder whose folded name is this, as they are in this transaction.
+    pub(crate) fn entries(&self, parent: NodeId, fold: &str) -> Result<Vec<Entry>> {
+        let touched = self.last_touch(|touch| match touch {
+            Touch::Name(folder, name, _) => *folder == parent && name == fold,
+            _ => false,
+        });
+        match touched {
+            LastTouch::None => self.kept.names(parent, fold).map(|found| found.to_vec()),
+            LastTouch::Is(Touch::Name(_, _, entries)) => Some(entries.clone()),
+            LastTouch::Is(_) | LastTouch::Unknown => None,
+        }
+        .map_or_else(|| row::entries(self.conn, parent, fold), Ok)
+    }
+
+    /// What was touched last of what is meant.
+    fn last_touch(&self, is_meant: impl Fn(&Touch) -> bool) -> LastTouch<'_> {
+        if self.touched.len() > LOOK_BACK_MAX {
+            return LastTouch::Unknown;
+        }
+        let touch = self.touched.iter().rev().find(|touch| is_meant(touch));
+        touch.map_or(LastTouch::None, LastTouch::Is)
     }
 
     /// A number that was never used before, for nodes, entries and objects of the namespace.
@@ -140,4 +200,58 @@ pub(super) fn step(conn: &Connection, sql: &str) -> Result<()> {
         .and_then(|mut s| s.execute([]))
         .map_err(db)
         .map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::op::save;
+    use crate::{Options, SqliteRepository};
+    use sluice_repo::{ROOT, Repository};
+
+    async fn open(folder: &Path) -> SqliteRepository {
+        let options = Options::new(folder.join("meta.db"));
+        SqliteRepository::open(options).await.expect("opens")
+    }
+
+    fn set_mode(tx: &mut Tx<'_>, mode: u32) -> Result<()> {
+        let mut root = tx.node(ROOT)?;
+        root.mode = mode;
+        save(tx, &root)
+    }
+
+    #[tokio::test]
+    async fn a_change_sees_those_before_it_in_its_transaction_and_nothing_of_a_refused_one() {
+        let folder = tempfile::tempdir().expect("folder");
+        let repo = open(folder.path()).await;
+        repo.get(ROOT).await.expect("kept from now on");
+        type Change = Box<dyn FnOnce(&mut Tx<'_>) -> Result<u32> + Send>;
+        let seen = |tx: &mut Tx<'_>| {
+            let seen = tx.node(ROOT)?;
+            assert_eq!(seen, row::node(tx.conn, ROOT)?);
+            Ok(seen.mode)
+        };
+        let mut changes: Vec<Change> = vec![
+            Box::new(|tx| set_mode(tx, 0o711).map(|()| 0)),
+            Box::new(seen),
+            Box::new(|tx| set_mode(tx, 0o777).and(Err(RepoError::Exists))),
+            Box::new(seen),
+        ];
+        changes.extend(
+            (0..2 * LOOK_BACK_MAX as u32)
+                .map(|mode| -> Change { Box::new(move |tx| set_mode(tx, mode).map(|()| 0)) }),
+        );
+        changes.push(Box::new(seen));
+        let before = repo.transactions();
+        let answers = repo.change_each(changes).await;
+        assert_eq!(repo.transactions(), before + 1);
+        assert_eq!(answers[1], Ok(0o711));
+        assert_eq!(answers[2], Err(RepoError::Exists));
+        assert_eq!(answers[3], Ok(0o711));
+        let last = 2 * LOOK_BACK_MAX as u32 - 1;
+        assert_eq!(answers.last(), Some(&Ok(last)));
+        assert_eq!(repo.get(ROOT).await.map(|root| root.mode), Ok(last));
+    }
 }

@@ -10,7 +10,7 @@ use sluice_repo::{NodeId, Result, Timestamp};
 
 use super::log::Log;
 use super::tx::{State, in_savepoint, step};
-use super::{Answer, Job, Publish, Touch, Tx, now};
+use super::{Answer, Job, Kept, Touch, Tx, now};
 use crate::checkpoint::Checkpointer;
 use crate::error::db;
 
@@ -18,7 +18,7 @@ use crate::error::db;
 pub(super) struct Worker {
     pub(super) conn: Connection,
     pub(super) checkpointer: Checkpointer,
-    publish: Publish,
+    kept: Arc<dyn Kept>,
     accessed: Arc<Mutex<HashMap<NodeId, Timestamp>>>,
     batches: Arc<AtomicU64>,
     state: State,
@@ -47,7 +47,7 @@ impl Worker {
     pub(super) fn new(
         conn: Connection,
         checkpointer: Checkpointer,
-        publish: Publish,
+        kept: Arc<dyn Kept>,
         accessed: Arc<Mutex<HashMap<NodeId, Timestamp>>>,
         batches: Arc<AtomicU64>,
         log: Arc<Log>,
@@ -55,7 +55,7 @@ impl Worker {
         Worker {
             conn,
             checkpointer,
-            publish,
+            kept,
             accessed,
             batches,
             state: State::default(),
@@ -72,7 +72,7 @@ impl Worker {
             self.log.note_written();
         }
         match &done {
-            Ok(_) => (self.publish)(touched, true),
+            Ok(_) => self.kept.publish(touched, true),
             Err(error) => {
                 tracing::error!(%error, changes = answers.len(), "a transaction of the repository failed");
                 if !self.conn.is_autocommit() {
@@ -81,7 +81,7 @@ impl Worker {
                 }
                 self.state = State::default();
                 // It may have reached the disk all the same.
-                (self.publish)(touched, false);
+                self.kept.publish(touched, false);
             }
         }
         self.batches.fetch_add(1, Ordering::Relaxed);
@@ -108,6 +108,7 @@ impl Worker {
         let mut tx = Tx {
             conn: &self.conn,
             now: now(),
+            kept: &*self.kept,
             state: &mut self.state,
             touched,
             lost,
