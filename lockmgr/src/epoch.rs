@@ -237,6 +237,17 @@ pub struct LeftLocks {
     pub documents: Vec<u64>,
 }
 
+/// What a look at the registry shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sight {
+    /// The owners of all shards, if they were asked for.
+    pub map: Option<ShardMap>,
+    /// The members.
+    pub members: MemberList,
+    /// What former members left behind.
+    pub left: Vec<LeftLocks>,
+}
+
 /// Why a member is one no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum PastReason {
@@ -401,6 +412,18 @@ pub trait EpochRegistry: Send + Sync {
     /// That time counts only while some member can act: it begins anew when a node joins where no other member can, and when a
     /// member renews a lease that had run out. Once it is over what they left is forgotten.
     async fn left_locks(&self, known: &[MemberEpoch]) -> Result<Vec<LeftLocks>, RegistryError>;
+
+    /// All three at one moment, or one after the other: [`EpochRegistry::shard_map`] (if `map`), [`EpochRegistry::members`],
+    /// [`EpochRegistry::left_locks`].
+    async fn look(&self, map: bool, known: &[MemberEpoch]) -> Result<Sight, RegistryError> {
+        let map = match map {
+            true => Some(self.shard_map().await?),
+            false => None,
+        };
+        let members = self.members().await?;
+        let left = self.left_locks(known).await?;
+        Ok(Sight { map, members, left })
+    }
 
     /// Fences `victim` if its lease ends at `expires` still and has run out on the registry's clock. `me` must hold an
     /// unexpired lease.

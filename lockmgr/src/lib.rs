@@ -50,7 +50,8 @@ pub use epoch::{
     ClusterIdentity, EpochRegistry, FENCE_FORCED_BITS, FenceOutcome, GrantId, Heartbeat,
     JoinRequest, Joined, LeftLocks, LifeLock, Member, MemberEpoch, MemberId, MemberList,
     MemberRecord, MemberState, PastMember, PastReason, RECLAIM_GRACE, RegistryError, RegistryHint,
-    RegistryTime, Revocation, Revoked, SHARDS, ShardEpoch, ShardId, ShardMap, ShardOwner, shard_of,
+    RegistryTime, Revocation, Revoked, SHARDS, ShardEpoch, ShardId, ShardMap, ShardOwner, Sight,
+    shard_of,
 };
 pub use gate::{Begun, Exported, GateHost, GatedLocks, LeaseUse, NotHere, Residence, Waiting};
 pub use local::LocalLocks;

@@ -15,7 +15,9 @@ use crate::schema;
 
 /// Settings of every connection. The planner has no say where a table is small: it will have grown while the plan is
 /// still in use, and everything but checks goes by indexes.
-const SETTINGS: [(&str, &str); 6] = [
+const SETTINGS: [(&str, &str); 7] = [
+    // Whatever the server's default is: each statement, also one in a function, sees what was committed before it.
+    ("default_transaction_isolation", "read committed"),
     // Notices ("already exists, skipping") are no news.
     ("client_min_messages", "warning"),
     ("search_path", "sluice"),

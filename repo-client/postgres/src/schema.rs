@@ -33,6 +33,7 @@ const STEPS: &[Step] = &[
     // Nodes that don't know it have no turn, and don't understand what nodes tell their deputies.
     Step::new(include_str!("../migrations/0007_turns.sql"), 7),
     Step::new(include_str!("../migrations/0008_kept_until.sql"), 7),
+    Step::new(include_str!("../migrations/0009_one_call.sql"), 7),
 ];
 
 /// Held while the schema is changed, so that nodes that start together do not do it twice, and shared by those that join.

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use sluice_lockmgr::{
-    ClusterIdentity, FenceOutcome, GrantId, Heartbeat, JoinRequest, Joined, LeftLocks, Member,
-    MemberEpoch, MemberId, MemberList, MemberRecord, MemberState, PastMember, PastReason,
-    RECLAIM_GRACE, RegistryError, RegistryTime, Revoked, ShardEpoch,
+    ClusterIdentity, FenceOutcome, GrantId, Heartbeat, JoinRequest, Joined, Member, MemberEpoch,
+    MemberId, MemberState, PastMember, PastReason, RECLAIM_GRACE, RegistryError, RegistryTime,
+    Revoked, ShardEpoch,
 };
 use sqlx::postgres::PgRow;
 use sqlx::postgres::types::PgInterval;
@@ -17,8 +17,6 @@ use crate::schema;
 
 /// Held by whoever joins, so that names get their numbers one after the other.
 const JOIN_LOCK: i64 = 0x4a6f_696e;
-/// Notes of former members that one look forgets.
-const FORGOTTEN_AT_ONCE: i64 = 10_000;
 /// Numbers of nodes are used in 16 bits.
 const MEMBERS_MAX: i32 = 65_535;
 
@@ -31,12 +29,9 @@ pub(super) enum Proof {
     LifeLock,
 }
 
-/// A row of `node_session`, as far as fencing looks at it.
+/// A row of `node_session`, as far as its successor looks at it.
 struct Session {
-    member: Member,
-    name: String,
     addr: String,
-    expires: RegistryTime,
     fresh: bool,
 }
 
@@ -118,9 +113,7 @@ impl PostgresRegistry {
         end_command(&mut tx).await?;
         let transaction = count(&mut tx, "members").await?;
         commit(tx).await?;
-        self.database.history().committed(transaction);
-        hints::tell_members(&mut lent.conn).await;
-        lent.give_back();
+        self.answered(lent, Some(transaction));
         Ok(Joined {
             member,
             life: Box::new(life),
@@ -174,28 +167,6 @@ impl PostgresRegistry {
         })
     }
 
-    pub(super) async fn list_members(&self) -> Result<MemberList> {
-        let mut lent = self.stock.lend().await?;
-        let rows = sqlx::query(
-            "SELECT c.value, n.member, n.epoch, n.name, n.addr, n.version, n.state, \
-               (extract(epoch FROM n.expires_at) * 1000000)::bigint \
-             FROM cluster_state c LEFT JOIN node_session n ON n.member > 0 WHERE c.key = 'members' \
-             ORDER BY n.member, n.epoch",
-        )
-        .fetch_all(&mut lent.conn)
-        .await
-        .map_err(told)?;
-        lent.give_back();
-        let mut list = MemberList::default();
-        for row in &rows {
-            list.version = unsigned(row.try_get(0).map_err(told)?);
-            if row.try_get::<Option<i32>, _>(1).map_err(told)?.is_some() {
-                list.members.push(record(row).map_err(told)?);
-            }
-        }
-        Ok(list)
-    }
-
     pub(super) async fn list_past(&self, limit: u32) -> Result<Vec<PastMember>> {
         let mut lent = self.stock.lend().await?;
         let rows = sqlx::query(
@@ -210,91 +181,54 @@ impl PostgresRegistry {
         rows.iter().map(|row| past(row).map_err(told)).collect()
     }
 
-    pub(super) async fn list_left(&self, known: &[MemberEpoch]) -> Result<Vec<LeftLocks>> {
-        let known: Vec<i64> = known.iter().map(|epoch| big(epoch.0)).collect();
-        let mut lent = self.stock.lend().await?;
-        // What is over is forgotten, some at a time, by a look that comes while some member can act: when none can, that time does
-        // not count. Nobody waits for anybody there.
-        let rows = sqlx::query(
-            "WITH over AS (SELECT epoch FROM past_member WHERE kept_until < clock_timestamp() - $2 \
-                 AND EXISTS (SELECT 1 FROM node_session WHERE member > 0 AND expires_at > clock_timestamp() AND state <> $3) \
-                 LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED), \
-               gone AS (DELETE FROM nfs_locked WHERE ctid IN \
-                 (SELECT l.ctid FROM nfs_locked l JOIN over ON over.epoch = l.epoch LIMIT $4) RETURNING 1), \
-               done AS (UPDATE past_member p SET kept_until = NULL FROM over \
-                 WHERE p.epoch = over.epoch AND (SELECT count(*) FROM gone) < $4) \
-             SELECT p.member, p.epoch, p.name, (extract(epoch FROM p.kept_until - clock_timestamp()) * 1000000)::bigint, \
-               ARRAY(SELECT l.document FROM nfs_locked l WHERE l.epoch = p.epoch ORDER BY l.document) \
-             FROM past_member p WHERE p.kept_until > clock_timestamp() AND p.epoch <> ALL($1) \
-             ORDER BY p.kept_until",
-        )
-        .bind(known)
-        .bind(interval(RECLAIM_GRACE))
-        .bind(state_code(MemberState::Joining))
-        .bind(FORGOTTEN_AT_ONCE)
-        .fetch_all(&mut lent.conn)
-        .await
-        .map_err(told)?;
-        lent.give_back();
-        rows.iter().map(|row| left(row).map_err(told)).collect()
-    }
-
     pub(super) async fn fence(
         &self,
         me: Member,
         victim: Member,
         proof: Proof,
     ) -> Result<FenceOutcome> {
+        let (expires, why) = match proof {
+            Proof::Expired(seen) => (Some(seen.0), PastReason::Expired),
+            Proof::LifeLock => (None, PastReason::Dead),
+        };
         let mut lent = self.stock.lend().await?;
-        let mut tx = lent.begin().await?;
-        let (mut mine, mut theirs) = (None, None);
-        let mut both = [me, victim];
-        both.sort_unstable();
-        for member in both {
-            if member == me {
-                mine = row_of(&mut tx, member, Lock::KeyShare).await?;
-            } else {
-                theirs = row_of(&mut tx, member, Lock::Update).await?;
-            }
+        let row = sqlx::query(
+            "SELECT outcome, transaction FROM fence_member($1, $2, $3, $4, $5, $6, $7, $8)",
+        )
+        .bind(small(me.id.0))
+        .bind(big(me.epoch.0))
+        .bind(small(victim.id.0))
+        .bind(big(victim.epoch.0))
+        .bind(expires)
+        .bind(life::key(victim.epoch))
+        .bind(why_code(why))
+        .bind(interval(RECLAIM_GRACE))
+        .fetch_one(&mut lent.conn)
+        .await
+        .map_err(told)?;
+        self.answered(lent, row.try_get("transaction").map_err(told)?);
+        match row.try_get("outcome").map_err(told)? {
+            "fenced" => Ok(FenceOutcome::Fenced),
+            "gone" => Ok(FenceOutcome::Gone),
+            "alive" => Ok(FenceOutcome::Alive),
+            _ => Err(RegistryError::Fenced),
         }
-        // Without a lease of its own nobody judges others.
-        if !mine.is_some_and(|row| row.fresh) {
-            return Err(RegistryError::Fenced);
-        }
-        let Some(row) = theirs else {
-            return Ok(FenceOutcome::Gone);
-        };
-        let why = match proof {
-            Proof::Expired(seen) if row.fresh || row.expires != seen => {
-                return Ok(FenceOutcome::Alive);
-            }
-            Proof::Expired(_) => PastReason::Expired,
-            Proof::LifeLock if !try_life(&mut tx, victim.epoch).await? => {
-                return Ok(FenceOutcome::Alive);
-            }
-            Proof::LifeLock => PastReason::Dead,
-        };
-        remove(&mut tx, &row, why, me.id).await?;
-        let transaction = count(&mut tx, "members").await?;
-        commit(tx).await?;
-        self.database.history().committed(transaction);
-        hints::tell_members(&mut lent.conn).await;
-        lent.give_back();
-        Ok(FenceOutcome::Fenced)
     }
 
     pub(super) async fn end(&self, me: Member) -> Result<()> {
         let mut lent = self.stock.lend().await?;
         let mut tx = lent.begin().await?;
-        if let Some(row) = row_of(&mut tx, me, Lock::Update).await? {
-            remove(&mut tx, &row, PastReason::Left, me.id).await?;
-            let transaction = count(&mut tx, "members").await?;
+        if row_of(&mut tx, me, Lock::Update).await?.is_none() {
             commit(tx).await?;
-            self.database.history().committed(transaction);
-            hints::tell_members(&mut lent.conn).await;
-        } else {
-            commit(tx).await?;
+            lent.give_back();
+            return Ok(());
         }
+        remove(&mut tx, me, PastReason::Left, me.id).await?;
+        let transaction = count(&mut tx, "members").await?;
+        commit(tx).await?;
+        self.database.history().committed(transaction);
+        // Waited for: this may be the last that the process does.
+        hints::tell_members(&mut lent.conn).await;
         lent.give_back();
         Ok(())
     }
@@ -326,14 +260,12 @@ impl PostgresRegistry {
             .map_err(told)?;
         let transaction = count(&mut tx, "members").await?;
         commit(tx).await?;
-        self.database.history().committed(transaction);
-        hints::tell_members(&mut lent.conn).await;
-        lent.give_back();
+        self.answered(lent, Some(transaction));
         Ok(())
     }
 }
 
-fn interval(span: Duration) -> PgInterval {
+pub(super) fn interval(span: Duration) -> PgInterval {
     PgInterval {
         months: 0,
         days: 0,
@@ -407,7 +339,7 @@ async fn replace_older(conn: &mut PgConnection, member: Member) -> Result<()> {
                 advertise: row.addr,
             });
         }
-        remove(conn, &row, PastReason::Replaced, member.id).await?;
+        remove(conn, old, PastReason::Replaced, member.id).await?;
     }
     Ok(())
 }
@@ -457,12 +389,10 @@ enum Lock {
 async fn row_of(conn: &mut PgConnection, member: Member, lock: Lock) -> Result<Option<Session>> {
     let statement = match lock {
         Lock::KeyShare => {
-            "SELECT name, addr, (extract(epoch FROM expires_at) * 1000000)::bigint, expires_at > clock_timestamp() \
-             FROM node_session WHERE member = $1 AND epoch = $2 FOR KEY SHARE"
+            "SELECT addr, expires_at > clock_timestamp() FROM node_session WHERE member = $1 AND epoch = $2 FOR KEY SHARE"
         }
         Lock::Update => {
-            "SELECT name, addr, (extract(epoch FROM expires_at) * 1000000)::bigint, expires_at > clock_timestamp() \
-             FROM node_session WHERE member = $1 AND epoch = $2 FOR UPDATE"
+            "SELECT addr, expires_at > clock_timestamp() FROM node_session WHERE member = $1 AND epoch = $2 FOR UPDATE"
         }
     };
     let row = sqlx::query(statement)
@@ -473,11 +403,8 @@ async fn row_of(conn: &mut PgConnection, member: Member, lock: Lock) -> Result<O
         .map_err(told)?;
     row.map(|row| {
         Ok(Session {
-            member,
-            name: row.try_get(0)?,
-            addr: row.try_get(1)?,
-            expires: RegistryTime(row.try_get(2)?),
-            fresh: row.try_get(3)?,
+            addr: row.try_get(0)?,
+            fresh: row.try_get(1)?,
         })
     })
     .transpose()
@@ -487,38 +414,20 @@ async fn row_of(conn: &mut PgConnection, member: Member, lock: Lock) -> Result<O
 /// Ends a life whose row is locked; its turn, its mail and what it should hear go too.
 async fn remove(
     conn: &mut PgConnection,
-    row: &Session,
+    gone: Member,
     why: PastReason,
     by: MemberId,
 ) -> Result<()> {
-    let (member, epoch) = (small(row.member.id.0), big(row.member.epoch.0));
-    for statement in [
-        "DELETE FROM node_session WHERE member = $1 AND epoch = $2",
-        "DELETE FROM peer_mailbox WHERE to_member = $1 AND to_epoch = $2",
-        "DELETE FROM revocation WHERE holder = $1 AND holder_epoch = $2",
-    ] {
-        sqlx::query(statement)
-            .bind(member)
-            .bind(epoch)
-            .execute(&mut *conn)
-            .await
-            .map_err(told)?;
-    }
-    sqlx::query(
-        "INSERT INTO past_member(member, epoch, name, addr, why, by_member, kept_until) \
-         VALUES ($1, $2, $3, $4, $5, $6, clock_timestamp() + $7)",
-    )
-    .bind(member)
-    .bind(epoch)
-    .bind(&row.name)
-    .bind(&row.addr)
-    .bind(why_code(why))
-    .bind(small(by.0))
-    .bind(interval(RECLAIM_GRACE))
-    .execute(conn)
-    .await
-    .map(drop)
-    .map_err(told)
+    sqlx::query("SELECT remove_member($1, $2, $3, $4, $5)")
+        .bind(small(gone.id.0))
+        .bind(big(gone.epoch.0))
+        .bind(why_code(why))
+        .bind(small(by.0))
+        .bind(interval(RECLAIM_GRACE))
+        .execute(conn)
+        .await
+        .map(drop)
+        .map_err(told)
 }
 
 /// As `PostgresRegistry::prolong` reads it: five columns after each other.
@@ -532,24 +441,6 @@ fn revoked_of(&[id, document, epoch, number, fence]: &[i64; 5]) -> Revoked {
         },
         fence: unsigned(fence),
     }
-}
-
-fn record(row: &PgRow) -> std::result::Result<MemberRecord, sqlx::Error> {
-    Ok(MemberRecord {
-        member: Member {
-            id: MemberId(number(row.try_get(1)?)),
-            epoch: MemberEpoch(unsigned(row.try_get(2)?)),
-        },
-        name: row.try_get(3)?,
-        advertise: row.try_get(4)?,
-        version: row.try_get(5)?,
-        state: match row.try_get::<i16, _>(6)? {
-            0 => MemberState::Joining,
-            1 => MemberState::Live,
-            _ => MemberState::Draining,
-        },
-        expires: RegistryTime(row.try_get(7)?),
-    })
 }
 
 fn past(row: &PgRow) -> std::result::Result<PastMember, sqlx::Error> {
@@ -571,20 +462,7 @@ fn past(row: &PgRow) -> std::result::Result<PastMember, sqlx::Error> {
     })
 }
 
-fn left(row: &PgRow) -> std::result::Result<LeftLocks, sqlx::Error> {
-    let documents: Vec<i64> = row.try_get(4)?;
-    Ok(LeftLocks {
-        member: Member {
-            id: MemberId(number(row.try_get(0)?)),
-            epoch: MemberEpoch(unsigned(row.try_get(1)?)),
-        },
-        node: row.try_get(2)?,
-        ends_in: Duration::from_micros(unsigned(row.try_get(3)?)),
-        documents: documents.into_iter().map(i64::cast_unsigned).collect(),
-    })
-}
-
-fn state_code(state: MemberState) -> i16 {
+pub(super) fn state_code(state: MemberState) -> i16 {
     match state {
         MemberState::Joining => 0,
         MemberState::Live => 1,

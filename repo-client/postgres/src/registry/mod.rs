@@ -5,11 +5,14 @@
 //! passes such a lock, deleting the row does not, so that no change of a fenced member comes after its fence. A plain read of
 //! the row would be wrong: between the read and the change the fence could pass.
 //!
+//! Calls that others wait for when a node is lost are functions of the database: one way to and fro each.
+//!
 //! Never decides who is alive; carries out what `sluice-lockmgr-cluster`'s membership decides. Locks are taken in one order:
 //! join lock, member rows by number, turns, shard rows by number, counters.
 
 mod hints;
 mod life;
+mod look;
 mod mailbox;
 mod members;
 mod shards;
@@ -17,6 +20,7 @@ mod stock;
 mod survey;
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -24,14 +28,14 @@ use bytes::Bytes;
 use sluice_lockmgr::{
     ClusterIdentity, EpochRegistry, FenceOutcome, Heartbeat, JoinRequest, Joined, LeftLocks,
     LifeLock, Member, MemberEpoch, MemberList, MemberState, PastMember, RegistryError,
-    RegistryHint, RegistryTime, Revocation, ShardEpoch, ShardId, ShardMap,
+    RegistryHint, RegistryTime, Revocation, ShardEpoch, ShardId, ShardMap, Sight,
 };
 use sqlx::PgConnection;
 
 use crate::database::Database;
 use hints::Hints;
 pub(crate) use life::key as life_key;
-use stock::Stock;
+use stock::{Lent, Stock};
 pub use survey::Survey;
 
 type Result<T> = std::result::Result<T, RegistryError>;
@@ -58,16 +62,18 @@ impl Default for RegistryOptions {
 pub struct PostgresRegistry {
     database: Database,
     options: RegistryOptions,
-    stock: Stock,
+    stock: Arc<Stock>,
     hints: Hints,
+    last_map: look::LastMap,
 }
 
 impl PostgresRegistry {
     /// The registry in `database`. Makes no connection yet.
     pub fn new(database: Database, options: RegistryOptions) -> PostgresRegistry {
         PostgresRegistry {
-            stock: Stock::new(database.clone()),
+            stock: Arc::new(Stock::new(database.clone())),
             hints: Hints::new(database.clone()),
+            last_map: look::LastMap::default(),
             database,
             options,
         }
@@ -83,6 +89,19 @@ impl PostgresRegistry {
             self.trusted()?;
         }
         outcome
+    }
+
+    /// After an answer about members or shards, whose transaction, if it changed something, is remembered and told to the others;
+    /// nobody waits for that.
+    fn answered(&self, mut lent: Lent, transaction: Option<i64>) {
+        let Some(transaction) = transaction else {
+            return lent.give_back();
+        };
+        self.database.history().committed(transaction);
+        tokio::spawn(async move {
+            hints::tell_members(&mut lent.conn).await;
+            lent.give_back();
+        });
     }
 
     fn trusted(&self) -> Result<()> {
@@ -174,7 +193,7 @@ impl EpochRegistry for PostgresRegistry {
     }
 
     async fn members(&self) -> Result<MemberList> {
-        self.bounded(self.list_members()).await
+        self.bounded(self.see(false, &[])).await.map(|s| s.members)
     }
 
     async fn past_members(&self, limit: u32) -> Result<Vec<PastMember>> {
@@ -182,7 +201,11 @@ impl EpochRegistry for PostgresRegistry {
     }
 
     async fn left_locks(&self, known: &[MemberEpoch]) -> Result<Vec<LeftLocks>> {
-        self.bounded(self.list_left(known)).await
+        self.bounded(self.see(false, known)).await.map(|s| s.left)
+    }
+
+    async fn look(&self, map: bool, known: &[MemberEpoch]) -> Result<Sight> {
+        self.bounded(self.see(map, known)).await
     }
 
     async fn fence_expired(
@@ -209,7 +232,8 @@ impl EpochRegistry for PostgresRegistry {
     }
 
     async fn shard_map(&self) -> Result<ShardMap> {
-        self.bounded(self.read_shards()).await
+        let sight = self.bounded(self.see(true, &[])).await?;
+        Ok(sight.map.unwrap_or_default())
     }
 
     async fn take_shards(

@@ -1,101 +1,51 @@
 //! Owners of the lock shards, and tokens taken away by force. The epoch of a shard is part of its key: raising it waits
 //! for commits that hold the row, and none under the old epoch comes after it.
 
-use sluice_lockmgr::{
-    Member, MemberEpoch, MemberId, RegistryError, Revocation, ShardEpoch, ShardId, ShardMap,
-    shard_of,
-};
+use std::sync::Arc;
+
+use sluice_lockmgr::{Member, RegistryError, Revocation, ShardEpoch, ShardId, shard_of};
+use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 
 use super::stock::commit;
-use super::{PostgresRegistry, Result, big, count, hints, number, own_row, small, told, unsigned};
+use super::{PostgresRegistry, Result, big, count, own_row, small, told, unsigned};
 
 impl PostgresRegistry {
-    pub(super) async fn read_shards(&self) -> Result<ShardMap> {
-        let mut lent = self.stock.lend().await?;
-        // One statement is one moment: the version belongs to these owners.
-        let rows = sqlx::query(
-            "SELECT c.value, s.shard, s.epoch, s.owner, s.owner_epoch \
-             FROM cluster_state c CROSS JOIN lock_shard s WHERE c.key = 'shards'",
-        )
-        .fetch_all(&mut lent.conn)
-        .await
-        .map_err(told)?;
-        lent.give_back();
-        let mut map = ShardMap::default();
-        for row in &rows {
-            map.version = unsigned(row.try_get(0).map_err(told)?);
-            let shard = usize::try_from(row.try_get::<i32, _>(1).map_err(told)?);
-            let Some(entry) = shard.ok().and_then(|shard| map.owners.get_mut(shard)) else {
-                return Err(RegistryError::Refused("a shard number out of range".into()));
-            };
-            entry.epoch = ShardEpoch(unsigned(row.try_get(2).map_err(told)?));
-            let owner: Option<i32> = row.try_get(3).map_err(told)?;
-            let epoch: Option<i64> = row.try_get(4).map_err(told)?;
-            entry.owner = owner.zip(epoch).map(|(owner, epoch)| Member {
-                id: MemberId(number(owner)),
-                epoch: MemberEpoch(unsigned(epoch)),
-            });
-        }
-        Ok(map)
-    }
-
     pub(super) async fn take_over(
         &self,
         me: Member,
         shards: &[(ShardId, ShardEpoch)],
     ) -> Result<Vec<(ShardId, ShardEpoch)>> {
         let mut lent = self.stock.lend().await?;
-        let mut tx = lent.begin().await?;
-        own_row(&mut tx, me).await?;
-        lock_rows(&mut tx, shards).await?;
-        // A member that is none now never becomes one again, so reading its row without a lock is enough.
-        let taken = sqlx::query(
-            "UPDATE lock_shard s SET owner = $1, owner_epoch = $2, epoch = s.epoch + 1 \
-             FROM unnest($3::int[], $4::bigint[]) AS w(shard, epoch) \
-             WHERE s.shard = w.shard AND s.epoch = w.epoch AND NOT EXISTS ( \
-               SELECT 1 FROM node_session n WHERE n.member = s.owner AND n.epoch = s.owner_epoch) \
-             RETURNING s.shard, s.epoch",
+        let row = sqlx::query(
+            "SELECT member, shards, epochs, version, transaction FROM take_orphans($1, $2, $3, $4)",
         )
         .bind(small(me.id.0))
         .bind(big(me.epoch.0))
         .bind(numbers(shards))
         .bind(epochs(shards))
-        .fetch_all(&mut *tx)
+        .fetch_one(&mut lent.conn)
         .await
         .map_err(told)?;
-        let transaction = count_changes(&mut tx, &taken).await?;
-        commit(tx).await?;
-        self.changed(&mut lent.conn, transaction).await;
-        lent.give_back();
-        moved(&taken)
+        self.answered(lent, row.try_get("transaction").map_err(told)?);
+        self.taken(me, &row)
     }
 
     pub(super) async fn next_turn(&self, me: Member, turn: u64) -> Result<u64> {
         let mut lent = self.stock.lend().await?;
-        let mut tx = lent.begin().await?;
-        own_row(&mut tx, me).await?;
-        // Waits for a take-over that holds the row.
-        let transaction: i64 = sqlx::query_scalar(
-            "UPDATE node_turn SET turn = greatest(turn, $3) WHERE member = $1 AND epoch = $2 \
-             RETURNING pg_current_xact_id()::text::bigint",
-        )
-        .bind(small(me.id.0))
-        .bind(big(me.epoch.0))
-        .bind(big(turn))
-        .fetch_one(&mut *tx)
-        .await
-        .map_err(told)?;
-        // A statement of its own: it sees what was committed while the one before waited.
-        let shards: i64 =
-            sqlx::query_scalar("SELECT value FROM cluster_state WHERE key = 'shards'")
-                .fetch_one(&mut *tx)
-                .await
-                .map_err(told)?;
-        commit(tx).await?;
-        self.database.history().committed(transaction);
+        let row = sqlx::query("SELECT version, transaction FROM draw_turn($1, $2, $3)")
+            .bind(small(me.id.0))
+            .bind(big(me.epoch.0))
+            .bind(big(turn))
+            .fetch_one(&mut lent.conn)
+            .await
+            .map_err(told)?;
         lent.give_back();
-        Ok(unsigned(shards))
+        let version: Option<i64> = row.try_get("version").map_err(told)?;
+        let transaction: Option<i64> = row.try_get("transaction").map_err(told)?;
+        let (version, transaction) = version.zip(transaction).ok_or(RegistryError::Fenced)?;
+        self.database.history().committed(transaction);
+        Ok(unsigned(version))
     }
 
     pub(super) async fn take_from_silent(
@@ -106,31 +56,21 @@ impl PostgresRegistry {
         shards: &[(ShardId, ShardEpoch)],
     ) -> Result<Vec<(ShardId, ShardEpoch)>> {
         let mut lent = self.stock.lend().await?;
-        let mut tx = lent.begin().await?;
-        let mut both = [me, from];
-        both.sort_unstable();
-        let mut there = true;
-        for member in both {
-            match own_row(&mut tx, member).await {
-                Err(RegistryError::Fenced) if member != me => there = false,
-                other => other?,
-            }
-        }
-        if !there || !has_turn(&mut tx, from, turn).await? {
-            commit(tx).await?;
-            lent.give_back();
-            return Ok(Vec::new());
-        }
-        lock_rows(&mut tx, shards).await?;
-        // What was taken before, and the answer was lost: the turn is the same still, so it was then.
-        let before = taken_before(&mut tx, me, shards).await?;
-        let mut taken = move_from(&mut tx, from, me, shards).await?;
-        let transaction = count_changes(&mut tx, &taken).await?;
-        taken.extend(before);
-        commit(tx).await?;
-        self.changed(&mut lent.conn, transaction).await;
-        lent.give_back();
-        moved(&taken)
+        let row = sqlx::query(
+            "SELECT member, shards, epochs, version, transaction FROM take_silent($1, $2, $3, $4, $5, $6, $7)",
+        )
+        .bind(small(me.id.0))
+        .bind(big(me.epoch.0))
+        .bind(small(from.id.0))
+        .bind(big(from.epoch.0))
+        .bind(big(turn))
+        .bind(numbers(shards))
+        .bind(epochs(shards))
+        .fetch_one(&mut lent.conn)
+        .await
+        .map_err(told)?;
+        self.answered(lent, row.try_get("transaction").map_err(told)?);
+        self.taken(me, &row)
     }
 
     pub(super) async fn give(
@@ -155,12 +95,15 @@ impl PostgresRegistry {
             lent.give_back();
             return Ok(Vec::new());
         }
-        lock_rows(&mut tx, shards).await?;
+        sqlx::query("SELECT lock_shards($1)")
+            .bind(numbers(shards))
+            .execute(&mut *tx)
+            .await
+            .map_err(told)?;
         let given = move_from(&mut tx, me, to, shards).await?;
         let transaction = count_changes(&mut tx, &given).await?;
         commit(tx).await?;
-        self.changed(&mut lent.conn, transaction).await;
-        lent.give_back();
+        self.answered(lent, transaction);
         moved(&given)
     }
 
@@ -225,37 +168,29 @@ impl PostgresRegistry {
         Ok(fence)
     }
 
-    /// After a committed change of owners: remembers it and tells the others.
-    async fn changed(&self, conn: &mut PgConnection, transaction: Option<i64>) {
-        if let Some(transaction) = transaction {
-            self.database.history().committed(transaction);
-            hints::tell_members(conn).await;
+    /// As functions of the database answer. Who has read the version before this one need not read the owners again.
+    fn taken(&self, me: Member, row: &PgRow) -> Result<Vec<(ShardId, ShardEpoch)>> {
+        if !row.try_get::<bool, _>("member").map_err(told)? {
+            return Err(RegistryError::Fenced);
         }
+        let shards: Option<Vec<i32>> = row.try_get("shards").map_err(told)?;
+        let epochs: Option<Vec<i64>> = row.try_get("epochs").map_err(told)?;
+        let (shards, epochs) = (shards.unwrap_or_default(), epochs.unwrap_or_default());
+        let both = shards.into_iter().zip(epochs);
+        let taken: Vec<_> = both.map(|(s, e)| held(s, e)).collect::<Result<_>>()?;
+        let version: Option<i64> = row.try_get("version").map_err(told)?;
+        let mut last = self.last_map.lock();
+        if version.map(unsigned) == Some(last.version + 1) {
+            let map = Arc::make_mut(&mut last);
+            map.version += 1;
+            for (shard, epoch) in &taken {
+                if let Some(entry) = map.owners.get_mut(usize::from(shard.0)) {
+                    (entry.owner, entry.epoch) = (Some(me), *epoch);
+                }
+            }
+        }
+        Ok(taken)
     }
-}
-
-/// Takes the rows in one order, so that two nodes that take over at once wait for each other instead of standing crosswise.
-async fn lock_rows(conn: &mut PgConnection, shards: &[(ShardId, ShardEpoch)]) -> Result<()> {
-    sqlx::query(
-        "SELECT count(*) FROM (SELECT 1 FROM lock_shard WHERE shard = ANY($1) ORDER BY shard FOR UPDATE) AS locked",
-    )
-    .bind(numbers(shards))
-    .execute(conn)
-    .await
-    .map(drop)
-    .map_err(told)
-}
-
-/// Whether a member has drawn this turn last. It draws none before the end of the transaction.
-async fn has_turn(conn: &mut PgConnection, member: Member, turn: u64) -> Result<bool> {
-    sqlx::query("SELECT 1 FROM node_turn WHERE member = $1 AND epoch = $2 AND turn = $3 FOR SHARE")
-        .bind(small(member.id.0))
-        .bind(big(member.epoch.0))
-        .bind(big(turn))
-        .fetch_optional(conn)
-        .await
-        .map(|row| row.is_some())
-        .map_err(told)
 }
 
 /// Makes `to` the owner of those of the shards that `from` owns with the given epochs.
@@ -264,7 +199,7 @@ async fn move_from(
     from: Member,
     to: Member,
     shards: &[(ShardId, ShardEpoch)],
-) -> Result<Vec<sqlx::postgres::PgRow>> {
+) -> Result<Vec<PgRow>> {
     sqlx::query(
         "UPDATE lock_shard s SET owner = $5, owner_epoch = $6, epoch = s.epoch + 1 \
          FROM unnest($3::int[], $4::bigint[]) AS w(shard, epoch) \
@@ -282,29 +217,7 @@ async fn move_from(
     .map_err(told)
 }
 
-/// Those of the shards that `me` owns with the next epoch after the given one.
-async fn taken_before(
-    conn: &mut PgConnection,
-    me: Member,
-    shards: &[(ShardId, ShardEpoch)],
-) -> Result<Vec<sqlx::postgres::PgRow>> {
-    sqlx::query(
-        "SELECT s.shard, s.epoch FROM lock_shard s JOIN unnest($3::int[], $4::bigint[]) AS w(shard, epoch) \
-         ON s.shard = w.shard AND s.epoch = w.epoch + 1 WHERE s.owner = $1 AND s.owner_epoch = $2",
-    )
-    .bind(small(me.id.0))
-    .bind(big(me.epoch.0))
-    .bind(numbers(shards))
-    .bind(epochs(shards))
-    .fetch_all(conn)
-    .await
-    .map_err(told)
-}
-
-async fn count_changes(
-    conn: &mut PgConnection,
-    rows: &[sqlx::postgres::PgRow],
-) -> Result<Option<i64>> {
+async fn count_changes(conn: &mut PgConnection, rows: &[PgRow]) -> Result<Option<i64>> {
     if rows.is_empty() {
         return Ok(None);
     }
@@ -319,14 +232,14 @@ fn epochs(shards: &[(ShardId, ShardEpoch)]) -> Vec<i64> {
     shards.iter().map(|(_, epoch)| big(epoch.0)).collect()
 }
 
-fn moved(rows: &[sqlx::postgres::PgRow]) -> Result<Vec<(ShardId, ShardEpoch)>> {
+fn moved(rows: &[PgRow]) -> Result<Vec<(ShardId, ShardEpoch)>> {
     rows.iter()
-        .map(|row| {
-            let shard: i32 = row.try_get(0).map_err(told)?;
-            let epoch: i64 = row.try_get(1).map_err(told)?;
-            let shard = u16::try_from(shard)
-                .map_err(|_| RegistryError::Refused("a shard number out of range".into()))?;
-            Ok((ShardId(shard), ShardEpoch(unsigned(epoch))))
-        })
+        .map(|row| held(row.try_get(0).map_err(told)?, row.try_get(1).map_err(told)?))
         .collect()
+}
+
+fn held(shard: i32, epoch: i64) -> Result<(ShardId, ShardEpoch)> {
+    let shard = u16::try_from(shard)
+        .map_err(|_| RegistryError::Refused("a shard number out of range".into()))?;
+    Ok((ShardId(shard), ShardEpoch(unsigned(epoch))))
 }

@@ -1,6 +1,9 @@
 //! Connections for the registry's short calls. A call that is cut off in the middle (time, error) takes its connection with it:
 //! closing it also rolls its transaction back.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use parking_lot::Mutex;
 use sluice_lockmgr::RegistryError;
 use sqlx::{Connection, PgConnection, Postgres, Transaction};
@@ -10,19 +13,19 @@ use crate::database::Database;
 
 /// So many idle connections are kept.
 const KEPT: usize = 4;
+/// One that answered so lately is taken to answer: a call that finds it gone is made again by whoever made it.
+const ANSWERS: Duration = Duration::from_secs(2);
 
 pub(super) struct Stock {
     database: Database,
     /// Protects the idle connections; held for a push or a pop only.
-    idle: Mutex<Vec<PgConnection>>,
+    idle: Mutex<Vec<(PgConnection, Instant)>>,
 }
 
 /// A connection in use; given back only when all went well.
-pub(super) struct Lent<'a> {
-    stock: &'a Stock,
+pub(super) struct Lent {
+    stock: Arc<Stock>,
     pub(super) conn: PgConnection,
-    /// Was idle before: its server may have gone meanwhile.
-    used: bool,
 }
 
 impl Stock {
@@ -34,27 +37,18 @@ impl Stock {
     }
 
     /// A connection that answers.
-    pub(super) async fn lend(&self) -> Result<Lent<'_>> {
+    pub(super) async fn lend(self: &Arc<Self>) -> Result<Lent> {
+        let stock = Arc::clone(self);
         loop {
             let idle = self.idle.lock().pop();
-            let mut lent = match idle {
-                Some(conn) => Lent {
-                    stock: self,
-                    conn,
-                    used: true,
-                },
-                None => Lent {
-                    stock: self,
-                    conn: self.database.try_connect().await.map_err(told)?,
-                    used: false,
-                },
+            let Some((mut conn, since)) = idle else {
+                let mut conn = self.database.try_connect().await.map_err(told)?;
+                set_limits(&mut conn).await?;
+                return Ok(Lent { stock, conn });
             };
-            if !lent.used {
-                set_limits(&mut lent.conn).await?;
-                return Ok(lent);
-            }
-            if lent.conn.ping().await.is_ok() {
-                return Ok(lent);
+            // Its server may have gone meanwhile.
+            if since.elapsed() < ANSWERS || conn.ping().await.is_ok() {
+                return Ok(Lent { stock, conn });
             }
         }
     }
@@ -70,7 +64,7 @@ async fn set_limits(conn: &mut PgConnection) -> Result<()> {
         .map_err(told)
 }
 
-impl Lent<'_> {
+impl Lent {
     /// Begins a transaction at read committed, whatever the server's default is.
     pub(super) async fn begin(&mut self) -> Result<Transaction<'_, Postgres>> {
         self.conn
@@ -83,7 +77,7 @@ impl Lent<'_> {
     pub(super) fn give_back(self) {
         let mut idle = self.stock.idle.lock();
         if idle.len() < KEPT {
-            idle.push(self.conn);
+            idle.push((self.conn, Instant::now()));
         }
     }
 }

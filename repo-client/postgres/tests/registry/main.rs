@@ -1,6 +1,7 @@
 //! The registry on a real PostgreSQL server.
 
 mod kept;
+mod look;
 mod turns;
 
 use std::sync::Arc;
