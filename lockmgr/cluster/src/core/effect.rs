@@ -379,7 +379,7 @@ pub enum Effect {
         /// The coordinator.
         holder: Member,
     },
-    /// [`super::TokenMachine::fence`] may answer otherwise for documents of this shard.
+    /// [`super::TokenMachine::fence`] and [`super::TokenMachine::holder`] may answer otherwise for documents of this shard.
     Asserted {
         /// Which shard.
         shard: ShardId,

@@ -295,6 +295,7 @@ impl TokenMachine {
             });
         }
         let listed = shard.list.is_some();
+        self.effects.push(Effect::Asserted { shard: id });
         self.restore_all(claims);
         if !listed {
             self.send_list(id);
@@ -305,6 +306,7 @@ impl TokenMachine {
     /// The silent former owner has reported, or is gone.
     fn nothing_missing(&mut self, id: ShardId) {
         if let Some(missing) = self.shard_mut(id).missing.take() {
+            self.effects.push(Effect::Asserted { shard: id });
             self.restore_all(missing.claims);
             self.replay_early(id);
         }

@@ -37,6 +37,8 @@ pub(super) enum PeerMessage {
     Probed(u64),
     /// The sender does not hear from the coordinator of these shards.
     Silent { of: Member, shards: Vec<ShardId> },
+    /// Requests of the sender to this member are late.
+    Late(Member),
 }
 
 /// A question to another node.

@@ -20,8 +20,9 @@ use crate::core::{Event, TokenMachine};
 use crate::membership::Held;
 use crate::transport::{MESSAGE_MAX_BYTES, SendError};
 
-/// How long to wait before documents whose coordinator is not known are asked about again.
-const SETTLE_AGAIN: Duration = Duration::from_millis(10);
+/// How long to wait, unless they have another coordinator before that, until documents are asked about again whose coordinator is not
+/// known or does not know yet.
+const SETTLE_AGAIN: Duration = Duration::from_millis(5);
 /// The same, after some times.
 const SETTLE_AGAIN_MAX: Duration = Duration::from_millis(80);
 
@@ -126,6 +127,7 @@ impl Inner {
             PeerMessage::Probe(number) => self.send(from, &PeerMessage::Probed(number)),
             PeerMessage::Probed(number) => self.watch.answered(from, number),
             PeerMessage::Silent { of, shards } => self.complained(of, &shards),
+            PeerMessage::Late(of) => self.watch.is_late(of),
             PeerMessage::LeaseUnused(lease, by) => self.locks.leave_lease(lease, by),
             PeerMessage::Piece { last, bytes } => {
                 let whole = self.pieces.take(from, last, &bytes);
@@ -265,6 +267,11 @@ impl Inner {
         for due in self.watch.due(|| self.awaited()) {
             match due {
                 Due::Probe(member, number) => self.send(member, &PeerMessage::Probe(number)),
+                Due::Late(of) => {
+                    for member in self.others().into_iter().filter(|member| *member != of) {
+                        self.send(member, &PeerMessage::Late(of));
+                    }
+                }
                 Due::Complain(of, shards) => self.complain(of, shards),
                 Due::TakeOver(from, turn, shards) => {
                     tracing::warn!(%from, shards = shards.len(), "a coordinator is silent; its deputy takes over what it does not hold");
@@ -344,16 +351,55 @@ impl Inner {
 
     /// Asks those who coordinate the documents, until each is known to have nothing uncommitted.
     pub(super) async fn settle_all(self: &Arc<Self>, documents: &[u64]) -> bool {
-        let mut settled = self.settle_once(documents).await;
+        let (mut settled, mut unknown) = (Settled::default(), documents.to_vec());
         let mut pause = SETTLE_AGAIN;
-        while !settled.unknown.is_empty() && !self.is_lost() && !self.is_stopping() {
-            // Their shard is being taken over.
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(SETTLE_AGAIN_MAX);
-            let unknown = std::mem::take(&mut settled.unknown);
+        loop {
+            let before = self.deciders(&unknown);
             settled.add(self.settle_once(&unknown).await);
+            if settled.unknown.is_empty() || self.is_lost() || self.is_stopping() {
+                return settled.some;
+            }
+            // Their shard is being taken over.
+            pause = match self.other_deciders(&unknown, &before, pause).await {
+                true => SETTLE_AGAIN,
+                false => (pause * 2).min(SETTLE_AGAIN_MAX),
+            };
+            unknown = std::mem::take(&mut settled.unknown);
         }
-        settled.some
+    }
+
+    /// Who coordinates these documents, as far as is known, and whether that is this node and it knows who has them.
+    fn deciders(&self, documents: &[u64]) -> Vec<(Option<Member>, bool)> {
+        let decider = |document: &u64| {
+            let look = |machine: &TokenMachine| {
+                let owner = machine.owner(*document).map(|(owner, _)| owner);
+                (owner, machine.holder(*document).is_ok())
+            };
+            self.machines.look(*document, look)
+        };
+        documents.iter().map(decider).collect()
+    }
+
+    /// Waits until it is not these any more; `false`: that took too long.
+    async fn other_deciders(
+        &self,
+        documents: &[u64],
+        before: &[(Option<Member>, bool)],
+        patience: Duration,
+    ) -> bool {
+        let others = async {
+            loop {
+                let asserted = self.asserted.notified();
+                tokio::pin!(asserted);
+                // Counted among those who wait before it is looked, so that nothing is missed.
+                asserted.as_mut().enable();
+                if self.deciders(documents) != before {
+                    return;
+                }
+                asserted.await;
+            }
+        };
+        tokio::time::timeout(patience, others).await.is_ok()
     }
 
     async fn settle_once(self: &Arc<Self>, documents: &[u64]) -> Settled {

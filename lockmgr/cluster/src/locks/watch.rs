@@ -3,7 +3,8 @@
 //! Messages keep their order: once a member has answered a probe it has heard all that it was asked before. One that does not
 //! answer the probe after a request is complained about to all, by the shards of the requests. The deputy of these shards takes
 //! them over only if its own probe is not answered either, and all other members answer one: without their reports the shards would
-//! wait, and one that hears from nobody is itself cut off. A complaint about a member that is only slow costs a shard's move.
+//! wait, and one that hears from nobody is itself cut off. All are told of the first probe, so that theirs is on its way at the same time.
+//! A complaint about a member that is only slow costs a shard's move.
 //! A deputy that does not say that it has heard what it was told is probed too.
 //!
 //! Owns the moments only; must never send anything, nor decide who owns what.
@@ -67,6 +68,8 @@ const SUSPECTED_MAX: Ms = 1000;
 pub(super) enum Due {
     /// Send a probe.
     Probe(Member, u64),
+    /// Tell the others that requests to this member are late.
+    Late(Member),
     /// Tell all of a silent member, and what was asked of it.
     Complain(Member, Vec<ShardId>),
     /// Take these shards of a silent member, under that turn.
@@ -105,6 +108,8 @@ struct Peer {
     /// Shards of requests that were heard and still wait, and when to probe again.
     heard_of: BTreeSet<ShardId>,
     again: Ms,
+    /// Requests of others to it are late.
+    late: bool,
     /// Others complain about it, and this node is its deputy: the shards with their epochs and the turn.
     wanted: BTreeMap<ShardId, (ShardEpoch, u64)>,
     /// Since when.
@@ -268,6 +273,16 @@ impl Watch {
         self.woken.notify_one();
     }
 
+    /// Requests of another node to a member are late: there may be a complaint about it soon.
+    pub(super) fn is_late(&self, of: Member) {
+        if let Some(peer) = self.state.lock().peers.get_mut(&of)
+            && peer.probe.is_none()
+        {
+            peer.late = true;
+            self.woken.notify_one();
+        }
+    }
+
     /// This node is the deputy of a member about which others complain.
     pub(super) fn suspects(&self, of: Member, shard: ShardId, epoch: ShardEpoch, turn: u64) {
         let now = self.clock.now_ms();
@@ -334,7 +349,9 @@ impl Watch {
         let state = self.state.lock();
         let busy = |peer: &Peer| {
             let idle = peer.asked.is_empty() && peer.waiting.is_empty();
-            !idle || !peer.wanted.is_empty() || peer.doubt.is_some()
+            // A pause in the looks would be taken for one of this node.
+            let probed = peer.probe.is_some() && now < peer.probed + SUSPECTED_MAX;
+            !idle || probed || peer.late || !peer.wanted.is_empty() || peer.doubt.is_some()
         };
         if state.stirred_until > now || state.peers.values().any(busy) {
             return Some(LOOK);
@@ -385,12 +402,16 @@ impl Watch {
                     let others = suspected.iter().filter(|(suspect, _)| suspect != member);
                     let control = others.map(|(_, since)| *since).max();
                     let control = control.is_some_and(|since| peer.proved < since);
-                    if late || control || !peer.wanted.is_empty() || peer.doubt.is_some() {
+                    let wanted = std::mem::take(&mut peer.late) || !peer.wanted.is_empty();
+                    if late || control || wanted || peer.doubt.is_some() {
                         *last_probe += 1;
                         peer.probe = Some((*last_probe, now));
                         peer.probed = now;
                         peer.waiting = std::mem::take(&mut peer.asked);
                         due.push(Due::Probe(*member, *last_probe));
+                        if late {
+                            due.push(Due::Late(*member));
+                        }
                     }
                 }
                 Some((_, sent)) if now >= sent + patience => {
@@ -398,7 +419,7 @@ impl Watch {
                     if !shards.is_empty() {
                         due.push(Due::Complain(*member, shards));
                     }
-                    if sure.contains(member) && now >= peer.wanted_since + patience {
+                    if sure.contains(member) {
                         for (turn, shards) in peer.take_wanted() {
                             due.push(Due::TakeOver(*member, turn, shards));
                         }
@@ -463,14 +484,14 @@ mod tests {
         let (clock, watch) = watch();
         watch.asks(PEER, ShardId(5));
         assert_eq!(look(&watch, &[5, 6]), []);
-        assert_eq!(pass(&clock, &watch, 5, &[5, 6]), [Due::Probe(PEER, 1)]);
+        let probe = |number| [Due::Probe(PEER, number), Due::Late(PEER)];
+        assert_eq!(pass(&clock, &watch, 5, &[5, 6]), probe(1));
         for number in 1..9 {
             assert_eq!(pass(&clock, &watch, 4, &[5, 6]), []);
             watch.answered(PEER, number);
             let rest = watch.next_look().expect("it may stop yet");
             assert!(rest > LOOK * 10, "{rest:?}");
-            let again = Due::Probe(PEER, number + 1);
-            assert_eq!(pass(&clock, &watch, 50, &[5, 6]), [again]);
+            assert_eq!(pass(&clock, &watch, 50, &[5, 6]), probe(number + 1));
         }
         watch.answered(PEER, 9);
         assert_eq!(pass(&clock, &watch, 9_000, &[]), []);
@@ -484,7 +505,7 @@ mod tests {
         watch.answered(PEER, 1);
         let complaint = Due::Complain(PEER, vec![ShardId(5)]);
         let due = pass(&clock, &watch, 70, &[5, 6]);
-        assert_eq!(due, [Due::Probe(PEER, 2), complaint]);
+        assert_eq!(due, [Due::Probe(PEER, 2), Due::Late(PEER), complaint]);
     }
 
     #[test]
@@ -525,10 +546,28 @@ mod tests {
         assert_eq!(look(&watch, &[]), [Due::Probe(PEER, 2)]);
         assert_eq!(pass(&clock, &watch, 20, &[]), [take()]);
         assert_eq!(look(&watch, &[]), []);
-        // A probe from before the next complaint proves nothing about the time since.
+        // The next complaint finds the same probe unanswered.
         watch.suspects(PEER, ShardId(5), ShardEpoch(3), 1);
-        assert_eq!(pass(&clock, &watch, 19, &[]), []);
-        assert_eq!(pass(&clock, &watch, 1, &[]), [take()]);
+        assert_eq!(look(&watch, &[]), [take()]);
+    }
+
+    #[test]
+    fn a_deputy_probes_as_soon_as_requests_of_others_are_late() {
+        let (clock, watch) = watch();
+        watch.is_late(PEER);
+        assert_eq!(look(&watch, &[]), [Due::Probe(PEER, 1)]);
+        assert_eq!(pass(&clock, &watch, 20, &[]), []);
+        assert_eq!(watch.next_look(), Some(LOOK));
+        watch.suspects(PEER, ShardId(5), ShardEpoch(3), 1);
+        let take = Due::TakeOver(PEER, 1, vec![(ShardId(5), ShardEpoch(3))]);
+        assert_eq!(look(&watch, &[]), [take]);
+        // One that answers is left alone.
+        watch.answered(PEER, 1);
+        watch.is_late(PEER);
+        assert_eq!(look(&watch, &[]), [Due::Probe(PEER, 2)]);
+        watch.answered(PEER, 2);
+        assert_eq!(pass(&clock, &watch, 100, &[]), []);
+        assert_eq!(watch.next_look(), None);
     }
 
     #[test]
@@ -587,14 +626,15 @@ mod tests {
         for shard in 0..100 {
             watch.asks(PEER, ShardId(shard));
         }
-        assert_eq!(pass(&clock, &watch, 5, &[7]), [Due::Probe(PEER, 1)]);
+        let probe = [Due::Probe(PEER, 1), Due::Late(PEER)];
+        assert_eq!(pass(&clock, &watch, 5, &[7]), probe);
         watch.answered(PEER, 1);
         for shard in 100..200 {
             watch.asks(PEER, ShardId(shard));
         }
         let due = pass(&clock, &watch, 60, &[7, 150]);
         let complaint = Due::Complain(PEER, vec![ShardId(7), ShardId(150)]);
-        assert_eq!(due, [Due::Probe(PEER, 2), complaint]);
+        assert_eq!(due, [Due::Probe(PEER, 2), Due::Late(PEER), complaint]);
         watch.answered(PEER, 2);
         assert_eq!(pass(&clock, &watch, 1, &[]), []);
         assert_eq!(watch.next_look(), None);

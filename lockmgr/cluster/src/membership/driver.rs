@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use sluice_lockmgr::{
-    EpochRegistry, LifeLock, Member, MemberEpoch, MemberList, MemberState, RegistryError,
-    RegistryHint, ShardMap,
+    EpochRegistry, LifeLock, Member, MemberEpoch, MemberState, RegistryError, RegistryHint,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -22,7 +21,7 @@ use super::{ClusterEvent, ClusterHandler};
 use crate::transport::links::{LinkNote, Links};
 
 /// The machine looks at the time so often.
-const TICK: Duration = Duration::from_millis(20);
+const TICK: Duration = Duration::from_millis(10);
 /// A call of the registry that takes longer has failed, as far as the machine is concerned.
 const CALL_TIME: Duration = Duration::from_secs(3);
 /// Pause after a hint that could not be waited for, and after each one, so that a stream of them costs little.
@@ -300,28 +299,22 @@ pub(super) async fn bounded<T>(
     }
 }
 
-/// Reads the map, if wanted, before the members: whoever owns or was given something by that map is in that list, or gone. What
-/// the gone left behind is read last, and told first.
+/// What the gone left behind is told first. Whoever owns or was given something by the map that was read is in the member list, or
+/// gone.
 async fn look(
     registry: Arc<dyn EpochRegistry>,
     asked: Ms,
     map: bool,
     (inputs, known): (mpsc::UnboundedSender<Input>, Arc<Mutex<Vec<MemberEpoch>>>),
 ) -> Input {
-    let read = async {
-        let map: Option<ShardMap> = match map {
-            true => Some(registry.shard_map().await?),
-            false => None,
-        };
-        let list: MemberList = registry.members().await?;
-        let heard = known.lock().clone();
-        for left in registry.left_locks(&heard).await? {
+    let heard = known.lock().clone();
+    let result = bounded(registry.look(map, &heard)).await.map(|sight| {
+        for left in sight.left {
             known.lock().push(left.member.epoch);
             // Nobody waits for it any more once the driver has ended.
             let _ = inputs.send(Input::Left(left));
         }
-        Ok((map, list))
-    };
-    let result = bounded(read).await;
+        (sight.map, sight.members)
+    });
     Input::Looked { asked, result }
 }

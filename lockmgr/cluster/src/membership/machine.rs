@@ -27,6 +27,9 @@ pub type Ms = u64;
 
 /// Pause after a failed call of the registry.
 const RETRY: Ms = 200;
+/// Pause after an attempt to fence a process that refuses calls and whose life lock is not free: the registry hears of its end a
+/// moment later. Each is twice as long; after the longest the address must refuse again.
+const FENCE_PAUSE: (Ms, Ms) = (5, 80);
 
 /// The machine's times.
 #[derive(Clone, Copy, Debug)]
@@ -244,6 +247,8 @@ pub(crate) struct Seen {
     pub fencing: bool,
     pub calling: bool,
     pub next_fence: Ms,
+    /// Before the next attempt, should its life lock not be free yet.
+    pub fence_pause: Ms,
     pub next_call: Ms,
     /// When it was silent as the deputy, and how often before.
     pub shunned: Option<(Ms, u32)>,
@@ -394,7 +399,7 @@ impl Machine {
             Input::FenceTried { victim, result } => self.fence_tried(now, victim, result),
             Input::ShardsMoved => {
                 self.moving = Moving::ReadFirst(now);
-                self.want_map = true;
+                (self.want_map, self.look_pause) = (true, 0);
             }
             Input::CalledBack { member, result } => self.called_back(now, member, result, &mut out),
             Input::StateSet => self.want_look = true,
@@ -607,6 +612,7 @@ impl Machine {
                 fencing: false,
                 calling: false,
                 next_fence: 0,
+                fence_pause: FENCE_PAUSE.0,
                 next_call: 0,
                 shunned: None,
                 silent_until: 0,
@@ -644,14 +650,20 @@ impl Machine {
     ) {
         if let Some(peer) = self.peers.get_mut(&victim) {
             peer.fencing = false;
-            peer.next_fence = now + 100;
-            // The next refused call brings the next attempt.
-            peer.refused = false;
+            let soon = peer.fence_pause <= FENCE_PAUSE.1;
+            if peer.refused && soon && result == Ok(FenceOutcome::Alive) {
+                peer.next_fence = now + peer.fence_pause;
+                peer.fence_pause *= 2;
+            } else {
+                peer.next_fence = now + 100;
+                peer.fence_pause = FENCE_PAUSE.0;
+                // The next refused call brings the next attempt.
+                peer.refused = false;
+            }
         }
         // An own lease that ran out shows as `Fenced` here too; the next renewal tells which it is.
         if matches!(result, Ok(FenceOutcome::Fenced | FenceOutcome::Gone)) {
-            self.want_look = true;
-            self.want_map = true;
+            (self.want_look, self.want_map, self.look_pause) = (true, true, 0);
         }
     }
 

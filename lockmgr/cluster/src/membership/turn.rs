@@ -13,7 +13,7 @@ const SETTLED: Ms = 1000;
 /// Orphans that nobody took for so long are taken by everybody who sees them.
 const ORPHANS_MAX: Ms = 1000;
 /// Looks come at most so often.
-const LOOK_PAUSE: Ms = 30;
+const LOOK_PAUSE: Ms = 10;
 /// Members other than the first call a joining node back after this, should the first not do it.
 const CALL_BACK_PATIENCE: Ms = 1500;
 /// A lease end unchanged for so long is suspicious.

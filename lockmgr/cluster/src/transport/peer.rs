@@ -28,10 +28,11 @@ const READ_BYTES: usize = 64 << 10;
 const KEEPALIVE: Duration = Duration::from_millis(250);
 /// ...and is given up when the other end has said nothing for so long.
 const SILENCE_MAX: Duration = Duration::from_secs(2);
-/// Pause between two calls of a peer that does not answer: first and longest.
-const REDIAL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
+/// Pause between two calls of a peer that does not answer: first and longest, each twice the one before. The connections of a process
+/// that has died may end before its address refuses calls.
+const REDIAL: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
 /// The higher of two peers leaves the first call to the lower one for so long.
-const POLITENESS: Duration = Duration::from_millis(20);
+const POLITENESS: Duration = Duration::from_millis(10);
 
 /// What carries the link now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -385,6 +385,34 @@ async fn a_killed_process_is_fenced_at_once_and_its_shards_are_taken() {
 }
 
 #[tokio::test]
+async fn a_process_whose_life_lock_is_not_free_yet_is_fenced_a_moment_later_but_not_for_ever() {
+    let mut world = World::with_nodes(&["a", "b"]).await;
+    let (victim, mut now) = (world.member(1), world.now);
+    let a = &mut world.nodes[0].machine;
+    let dead = Output::FenceDead { victim };
+    a.step(now, Input::Link(LinkNote::Disconnected(victim)));
+    let mut attempts = Vec::new();
+    let mut out = a.step(now, Input::Link(LinkNote::Refused(victim)));
+    let refused = now;
+    for _ in 0..1000 {
+        if out.contains(&dead) {
+            attempts.push(now - refused);
+            let result = Ok(FenceOutcome::Alive);
+            assert!(
+                !a.step(now, Input::FenceTried { victim, result })
+                    .contains(&dead)
+            );
+        }
+        now += 1;
+        out = a.step(now, Input::Tick);
+    }
+    assert_eq!(attempts, [0, 5, 15, 35, 75, 155]);
+    // Its address refuses again.
+    let out = a.step(now, Input::Link(LinkNote::Refused(victim)));
+    assert!(out.contains(&dead));
+}
+
+#[tokio::test]
 async fn a_killed_node_that_comes_back_takes_part_again_under_a_new_epoch() {
     let mut world = World::with_nodes(&["a", "b"]).await;
     let old = world.member(1);
