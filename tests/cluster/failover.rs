@@ -38,9 +38,10 @@ fn report(what: &str, mut measured: Vec<Duration>) {
     measured.sort();
     let at = |part| percentile(&measured, part);
     println!(
-        "{what}: p50 {:?}, p99 {:?} of {}",
+        "{what}: p50 {:?}, p99 {:?}, at most {:?} of {}",
         at(50),
         at(99),
+        at(100),
         measured.len()
     );
 }
