@@ -34,7 +34,10 @@ CREATE FUNCTION fence_member(p_me integer, p_my_epoch bigint, p_victim integer, 
                              p_why smallint, p_keep interval, OUT outcome text, OUT transaction bigint) LANGUAGE plpgsql AS $$
 DECLARE
     mine record; theirs record; lower boolean := (p_me, p_my_epoch) < (p_victim, p_victim_epoch);
+    synced text := current_setting('synchronous_commit');
 BEGIN
+    -- Row locks that change nothing need not reach the disk, nor keep the rows until they have.
+    PERFORM set_config('synchronous_commit', 'off', true);
     IF lower THEN mine := hold_member(p_me, p_my_epoch); END IF;
     SELECT (extract(epoch FROM n.expires_at) * 1000000)::bigint AS expires, n.expires_at > clock_timestamp() AS fresh
       INTO theirs FROM node_session AS n WHERE n.member = p_victim AND n.epoch = p_victim_epoch FOR UPDATE;
@@ -48,6 +51,7 @@ BEGIN
     ELSIF theirs.fresh OR theirs.expires <> p_expires THEN
         RETURN;
     END IF;
+    PERFORM set_config('synchronous_commit', synced, true);
     PERFORM remove_member(p_victim, p_victim_epoch, p_why, p_me, p_keep);
     transaction := (count_change('members')).transaction;
     outcome := 'fenced';
@@ -118,6 +122,7 @@ BEGIN
     IF NOT (hold_member(p_me, p_my_epoch)).there THEN RETURN; END IF;
     -- Waits for a take-over that holds the row.
     UPDATE node_turn AS t SET turn = greatest(t.turn, p_turn) WHERE t.member = p_me AND t.epoch = p_my_epoch;
+    IF NOT FOUND THEN RETURN; END IF;
     transaction := pg_current_xact_id()::text::bigint;
     -- A statement of its own: it sees what was committed while the one before waited.
     SELECT value INTO version FROM cluster_state WHERE key = 'shards';

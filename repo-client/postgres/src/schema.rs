@@ -262,6 +262,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_database_of_before_the_single_calls_gets_them_beside_running_nodes() {
+        let (_server, mut conn) = database_of(8).await;
+        live_node(&mut conn, "old", 60).await;
+        migrate(&mut conn).await.expect("beside it");
+        let call = "SELECT outcome FROM fence_member(1, 60, 2, 61, NULL, 7, 2::smallint, '1 s')";
+        let outcome: String = sqlx::query_scalar(call)
+            .fetch_one(&mut conn)
+            .await
+            .expect("called");
+        assert_eq!(outcome, "gone");
+    }
+
+    #[tokio::test]
     async fn a_step_that_only_adds_is_done_beside_running_nodes_which_can_join_again() {
         let (_server, mut conn) = database().await;
         live_node(&mut conn, "old", 60).await;

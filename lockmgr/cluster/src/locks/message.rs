@@ -37,7 +37,7 @@ pub(super) enum PeerMessage {
     Probed(u64),
     /// The sender does not hear from the coordinator of these shards.
     Silent { of: Member, shards: Vec<ShardId> },
-    /// Requests of the sender to this member are late.
+    /// A probe of the sender to this member is late.
     Late(Member),
 }
 

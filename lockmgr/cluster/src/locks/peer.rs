@@ -23,7 +23,9 @@ use crate::transport::{MESSAGE_MAX_BYTES, SendError};
 /// How long to wait, unless they have another coordinator before that, until documents are asked about again whose coordinator is not
 /// known or does not know yet.
 const SETTLE_AGAIN: Duration = Duration::from_millis(5);
-/// The same, after some times.
+/// While coordinators change it is looked so often whether one of these has.
+const SETTLE_LOOK: Duration = Duration::from_millis(2);
+/// As `SETTLE_AGAIN`, after some times.
 const SETTLE_AGAIN_MAX: Duration = Duration::from_millis(80);
 
 /// How long a holder may take to commit for one that only looks, before it is asked to give the document back.
@@ -351,21 +353,18 @@ impl Inner {
 
     /// Asks those who coordinate the documents, until each is known to have nothing uncommitted.
     pub(super) async fn settle_all(self: &Arc<Self>, documents: &[u64]) -> bool {
-        let (mut settled, mut unknown) = (Settled::default(), documents.to_vec());
+        let mut settled = self.settle_once(documents).await;
         let mut pause = SETTLE_AGAIN;
-        loop {
-            let before = self.deciders(&unknown);
-            settled.add(self.settle_once(&unknown).await);
-            if settled.unknown.is_empty() || self.is_lost() || self.is_stopping() {
-                return settled.some;
-            }
+        while !settled.unknown.is_empty() && !self.is_lost() && !self.is_stopping() {
+            let unknown = std::mem::take(&mut settled.unknown);
             // Their shard is being taken over.
-            pause = match self.other_deciders(&unknown, &before, pause).await {
+            pause = match self.other_deciders(&unknown, pause).await {
                 true => SETTLE_AGAIN,
                 false => (pause * 2).min(SETTLE_AGAIN_MAX),
             };
-            unknown = std::mem::take(&mut settled.unknown);
+            settled.add(self.settle_once(&unknown).await);
         }
+        settled.some
     }
 
     /// Who coordinates these documents, as far as is known, and whether that is this node and it knows who has them.
@@ -380,13 +379,9 @@ impl Inner {
         documents.iter().map(decider).collect()
     }
 
-    /// Waits until it is not these any more; `false`: that took too long.
-    async fn other_deciders(
-        &self,
-        documents: &[u64],
-        before: &[(Option<Member>, bool)],
-        patience: Duration,
-    ) -> bool {
+    /// Waits until that is otherwise; `false`: it took too long.
+    async fn other_deciders(&self, documents: &[u64], patience: Duration) -> bool {
+        let before = self.deciders(documents);
         let others = async {
             loop {
                 let asserted = self.asserted.notified();
@@ -397,6 +392,8 @@ impl Inner {
                     return;
                 }
                 asserted.await;
+                // Shards move by hundreds.
+                tokio::time::sleep(SETTLE_LOOK).await;
             }
         };
         tokio::time::timeout(patience, others).await.is_ok()

@@ -3,8 +3,8 @@
 //! Messages keep their order: once a member has answered a probe it has heard all that it was asked before. One that does not
 //! answer the probe after a request is complained about to all, by the shards of the requests. The deputy of these shards takes
 //! them over only if its own probe is not answered either, and all other members answer one: without their reports the shards would
-//! wait, and one that hears from nobody is itself cut off. All are told of the first probe, so that theirs is on its way at the same time.
-//! A complaint about a member that is only slow costs a shard's move.
+//! wait, and one that hears from nobody is itself cut off. All are told of a probe that is late, so that theirs, which may so be older than
+//! the complaint, is on its way at the same time. A complaint about a member that is only slow costs a shard's move.
 //! A deputy that does not say that it has heard what it was told is probed too.
 //!
 //! Owns the moments only; must never send anything, nor decide who owns what.
@@ -50,6 +50,10 @@ impl Default for WatchOptions {
 const STOOD_STILL: Ms = 15;
 /// Between two looks while somebody may be silent: a part of the least patience.
 const LOOK: Duration = Duration::from_millis(3);
+/// A probe that is not answered for so long makes the others probe too. Long beside a round trip: those that answer cost nobody anything.
+const LATE: Ms = 6;
+/// So long after a complaint the deputy's own probe, which may be older, must still be unanswered.
+const CONFIRMED: Ms = 6;
 /// A probe may take so many times as long as the slowest that was answered of late, up to `PATIENCE_MAX`: on a busy machine all
 /// answers are slow.
 const TIMES_THE_SLOWEST: Ms = 2;
@@ -68,7 +72,7 @@ const SUSPECTED_MAX: Ms = 1000;
 pub(super) enum Due {
     /// Send a probe.
     Probe(Member, u64),
-    /// Tell the others that requests to this member are late.
+    /// Tell the others that a probe after requests to this member is late.
     Late(Member),
     /// Tell all of a silent member, and what was asked of it.
     Complain(Member, Vec<ShardId>),
@@ -108,7 +112,9 @@ struct Peer {
     /// Shards of requests that were heard and still wait, and when to probe again.
     heard_of: BTreeSet<ShardId>,
     again: Ms,
-    /// Requests of others to it are late.
+    /// The others were told that the probe is late.
+    told_late: bool,
+    /// A probe of another node to it is late.
     late: bool,
     /// Others complain about it, and this node is its deputy: the shards with their epochs and the turn.
     wanted: BTreeMap<ShardId, (ShardEpoch, u64)>,
@@ -273,7 +279,7 @@ impl Watch {
         self.woken.notify_one();
     }
 
-    /// Requests of another node to a member are late: there may be a complaint about it soon.
+    /// A probe of another node to a member is late: there may be a complaint about it soon.
     pub(super) fn is_late(&self, of: Member) {
         if let Some(peer) = self.state.lock().peers.get_mut(&of)
             && peer.probe.is_none()
@@ -408,10 +414,8 @@ impl Watch {
                         peer.probe = Some((*last_probe, now));
                         peer.probed = now;
                         peer.waiting = std::mem::take(&mut peer.asked);
+                        peer.told_late = false;
                         due.push(Due::Probe(*member, *last_probe));
-                        if late {
-                            due.push(Due::Late(*member));
-                        }
                     }
                 }
                 Some((_, sent)) if now >= sent + patience => {
@@ -419,7 +423,7 @@ impl Watch {
                     if !shards.is_empty() {
                         due.push(Due::Complain(*member, shards));
                     }
-                    if sure.contains(member) {
+                    if sure.contains(member) && now >= peer.wanted_since + CONFIRMED {
                         for (turn, shards) in peer.take_wanted() {
                             due.push(Due::TakeOver(*member, turn, shards));
                         }
@@ -429,7 +433,12 @@ impl Watch {
                         due.push(Due::DeputySilent(doubt.turn));
                     }
                 }
-                Some(_) => {}
+                Some((_, sent)) => {
+                    let late = now >= sent + LATE && !peer.waiting.is_empty();
+                    if late && !std::mem::replace(&mut peer.told_late, true) {
+                        due.push(Due::Late(*member));
+                    }
+                }
             }
             let too_long = |doubt: &mut Doubt| now >= doubt.first + DOUBTED_MAX;
             if let Some(doubt) = peer.doubt.take_if(too_long) {
@@ -484,14 +493,14 @@ mod tests {
         let (clock, watch) = watch();
         watch.asks(PEER, ShardId(5));
         assert_eq!(look(&watch, &[5, 6]), []);
-        let probe = |number| [Due::Probe(PEER, number), Due::Late(PEER)];
-        assert_eq!(pass(&clock, &watch, 5, &[5, 6]), probe(1));
+        assert_eq!(pass(&clock, &watch, 5, &[5, 6]), [Due::Probe(PEER, 1)]);
         for number in 1..9 {
             assert_eq!(pass(&clock, &watch, 4, &[5, 6]), []);
             watch.answered(PEER, number);
             let rest = watch.next_look().expect("it may stop yet");
             assert!(rest > LOOK * 10, "{rest:?}");
-            assert_eq!(pass(&clock, &watch, 50, &[5, 6]), probe(number + 1));
+            let again = Due::Probe(PEER, number + 1);
+            assert_eq!(pass(&clock, &watch, 50, &[5, 6]), [again]);
         }
         watch.answered(PEER, 9);
         assert_eq!(pass(&clock, &watch, 9_000, &[]), []);
@@ -523,7 +532,7 @@ mod tests {
         watch.asks(PEER, ShardId(5));
         pass(&clock, &watch, 5, &[5, 6]);
         let five = Due::Complain(PEER, vec![ShardId(5)]);
-        assert_eq!(pass(&clock, &watch, 20, &[5, 6]), [five]);
+        assert_eq!(pass(&clock, &watch, 20, &[5, 6]), [Due::Late(PEER), five]);
         assert_eq!(look(&watch, &[5, 6]), []);
         watch.asks(PEER, ShardId(6));
         let six = Due::Complain(PEER, vec![ShardId(6)]);
@@ -548,11 +557,12 @@ mod tests {
         assert_eq!(look(&watch, &[]), []);
         // The next complaint finds the same probe unanswered.
         watch.suspects(PEER, ShardId(5), ShardEpoch(3), 1);
-        assert_eq!(look(&watch, &[]), [take()]);
+        assert_eq!(pass(&clock, &watch, CONFIRMED - 1, &[]), []);
+        assert_eq!(pass(&clock, &watch, 1, &[]), [take()]);
     }
 
     #[test]
-    fn a_deputy_probes_as_soon_as_requests_of_others_are_late() {
+    fn a_deputy_probes_as_soon_as_a_probe_of_others_is_late() {
         let (clock, watch) = watch();
         watch.is_late(PEER);
         assert_eq!(look(&watch, &[]), [Due::Probe(PEER, 1)]);
@@ -560,7 +570,7 @@ mod tests {
         assert_eq!(watch.next_look(), Some(LOOK));
         watch.suspects(PEER, ShardId(5), ShardEpoch(3), 1);
         let take = Due::TakeOver(PEER, 1, vec![(ShardId(5), ShardEpoch(3))]);
-        assert_eq!(look(&watch, &[]), [take]);
+        assert_eq!(pass(&clock, &watch, CONFIRMED, &[]), [take]);
         // One that answers is left alone.
         watch.answered(PEER, 1);
         watch.is_late(PEER);
@@ -626,8 +636,7 @@ mod tests {
         for shard in 0..100 {
             watch.asks(PEER, ShardId(shard));
         }
-        let probe = [Due::Probe(PEER, 1), Due::Late(PEER)];
-        assert_eq!(pass(&clock, &watch, 5, &[7]), probe);
+        assert_eq!(pass(&clock, &watch, 5, &[7]), [Due::Probe(PEER, 1)]);
         watch.answered(PEER, 1);
         for shard in 100..200 {
             watch.asks(PEER, ShardId(shard));

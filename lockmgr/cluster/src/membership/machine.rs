@@ -28,7 +28,7 @@ pub type Ms = u64;
 /// Pause after a failed call of the registry.
 const RETRY: Ms = 200;
 /// Pause after an attempt to fence a process that refuses calls and whose life lock is not free: the registry hears of its end a
-/// moment later. Each is twice as long; after the longest the address must refuse again.
+/// moment later. Each is twice as long; after the longest there is one attempt for each refusal, until a connection stands again.
 const FENCE_PAUSE: (Ms, Ms) = (5, 80);
 
 /// The machine's times.
@@ -84,7 +84,7 @@ pub enum Input {
     },
     /// What a former member left behind: to be told before what the look shows that found it.
     Left(LeftLocks),
-    /// A look: the map (if it was asked for) was read before the members.
+    /// A look: the map (if it was asked for) was read before the members or with them.
     Looked {
         /// When it was asked for.
         asked: Ms,
@@ -144,7 +144,7 @@ pub enum Output {
     },
     /// Read the members.
     Look {
-        /// Read the shard map too, before them.
+        /// Read the shard map too, before them or with them.
         map: bool,
     },
     /// Fence a member whose lease ended.
@@ -656,7 +656,6 @@ impl Machine {
                 peer.fence_pause *= 2;
             } else {
                 peer.next_fence = now + 100;
-                peer.fence_pause = FENCE_PAUSE.0;
                 // The next refused call brings the next attempt.
                 peer.refused = false;
             }
@@ -703,6 +702,7 @@ impl Machine {
                 if let Some(peer) = self.peers.get_mut(&member) {
                     peer.connected = true;
                     peer.refused = false;
+                    peer.fence_pause = FENCE_PAUSE.0;
                 }
             }
             LinkNote::Disconnected(member) => {

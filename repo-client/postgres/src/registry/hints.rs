@@ -1,6 +1,8 @@
 //! Hints over LISTEN and NOTIFY: quicker than asking, never needed. Sent outside of the transactions that they tell about,
 //! because a notifying commit takes a lock of the whole database.
 
+use std::time::Duration;
+
 use sluice_lockmgr::{Member, RegistryHint};
 use sqlx::PgConnection;
 use sqlx::postgres::PgListener;
@@ -12,25 +14,28 @@ use crate::database::Database;
 /// The channel on which changes of members and shards are told.
 const MEMBERS: &str = "sluice_members";
 
+/// A hint that takes longer is given up.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 fn mail_channel(member: Member) -> String {
     format!("sluice_mail_{}_{}", member.id.0, member.epoch.0)
 }
 
-/// Tells all nodes that members or shards changed; a failure only makes them notice later.
-pub(super) async fn tell_members(conn: &mut PgConnection) {
-    tell(conn, MEMBERS).await;
+/// Tells all nodes that members or shards changed; a failure only makes them notice later. Whether the connection is good still.
+pub(super) async fn tell_members(conn: &mut PgConnection) -> bool {
+    tell(conn, MEMBERS).await
 }
 
 /// Tells a member that it has mail.
-pub(super) async fn tell_mail(conn: &mut PgConnection, to: Member) {
-    tell(conn, &mail_channel(to)).await;
+pub(super) async fn tell_mail(conn: &mut PgConnection, to: Member) -> bool {
+    tell(conn, &mail_channel(to)).await
 }
 
-async fn tell(conn: &mut PgConnection, channel: &str) {
-    let _ = sqlx::query("SELECT pg_notify($1, '')")
+async fn tell(conn: &mut PgConnection, channel: &str) -> bool {
+    let told = sqlx::query("SELECT pg_notify($1, '')")
         .bind(channel)
-        .execute(conn)
-        .await;
+        .execute(conn);
+    matches!(tokio::time::timeout(PATIENCE, told).await, Ok(Ok(_)))
 }
 
 /// The listening connection, made when first asked for.

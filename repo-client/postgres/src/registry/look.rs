@@ -53,7 +53,7 @@ impl PostgresRegistry {
         let known: Vec<i64> = known.iter().map(|epoch| big(epoch.0)).collect();
         // The version that no change has made yet has no owners, here as there.
         let last = map.then(|| Arc::clone(&self.last_map.lock()));
-        let mut lent = self.stock.lend().await?;
+        let mut lent = self.stock.lend_at_once().await?;
         let rows = sqlx::query(LOOK)
             .bind(known)
             .bind(interval(RECLAIM_GRACE))

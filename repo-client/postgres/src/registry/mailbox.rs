@@ -27,10 +27,9 @@ impl PostgresRegistry {
         .fetch_one(&mut lent.conn)
         .await
         .map_err(told)?;
-        if live {
-            hints::tell_mail(&mut lent.conn, to).await;
+        if !live || hints::tell_mail(&mut lent.conn, to).await {
+            lent.give_back();
         }
-        lent.give_back();
         live.then_some(()).ok_or(RegistryError::Fenced)
     }
 

@@ -191,7 +191,7 @@ impl PostgresRegistry {
             Proof::Expired(seen) => (Some(seen.0), PastReason::Expired),
             Proof::LifeLock => (None, PastReason::Dead),
         };
-        let mut lent = self.stock.lend().await?;
+        let mut lent = self.stock.lend_at_once().await?;
         let row = sqlx::query(
             "SELECT outcome, transaction FROM fence_member($1, $2, $3, $4, $5, $6, $7, $8)",
         )
@@ -228,8 +228,9 @@ impl PostgresRegistry {
         commit(tx).await?;
         self.database.history().committed(transaction);
         // Waited for: this may be the last that the process does.
-        hints::tell_members(&mut lent.conn).await;
-        lent.give_back();
+        if hints::tell_members(&mut lent.conn).await {
+            lent.give_back();
+        }
         Ok(())
     }
 

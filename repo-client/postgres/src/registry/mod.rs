@@ -99,8 +99,9 @@ impl PostgresRegistry {
         };
         self.database.history().committed(transaction);
         tokio::spawn(async move {
-            hints::tell_members(&mut lent.conn).await;
-            lent.give_back();
+            if hints::tell_members(&mut lent.conn).await {
+                lent.give_back();
+            }
         });
     }
 

@@ -16,7 +16,7 @@ impl PostgresRegistry {
         me: Member,
         shards: &[(ShardId, ShardEpoch)],
     ) -> Result<Vec<(ShardId, ShardEpoch)>> {
-        let mut lent = self.stock.lend().await?;
+        let mut lent = self.stock.lend_at_once().await?;
         let row = sqlx::query(
             "SELECT member, shards, epochs, version, transaction FROM take_orphans($1, $2, $3, $4)",
         )
@@ -32,7 +32,7 @@ impl PostgresRegistry {
     }
 
     pub(super) async fn next_turn(&self, me: Member, turn: u64) -> Result<u64> {
-        let mut lent = self.stock.lend().await?;
+        let mut lent = self.stock.lend_at_once().await?;
         let row = sqlx::query("SELECT version, transaction FROM draw_turn($1, $2, $3)")
             .bind(small(me.id.0))
             .bind(big(me.epoch.0))
@@ -55,7 +55,7 @@ impl PostgresRegistry {
         turn: u64,
         shards: &[(ShardId, ShardEpoch)],
     ) -> Result<Vec<(ShardId, ShardEpoch)>> {
-        let mut lent = self.stock.lend().await?;
+        let mut lent = self.stock.lend_at_once().await?;
         let row = sqlx::query(
             "SELECT member, shards, epochs, version, transaction FROM take_silent($1, $2, $3, $4, $5, $6, $7)",
         )

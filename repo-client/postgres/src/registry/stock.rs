@@ -1,5 +1,5 @@
 //! Connections for the registry's short calls. A call that is cut off in the middle (time, error) takes its connection with it:
-//! closing it also rolls its transaction back.
+//! closing it also rolls its transaction back. (What is one statement may be carried out all the same.)
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::database::Database;
 
 /// So many idle connections are kept.
 const KEPT: usize = 4;
-/// One that answered so lately is taken to answer: a call that finds it gone is made again by whoever made it.
+/// One that answered so lately is taken to answer still, where a call that fails is made again soon.
 const ANSWERS: Duration = Duration::from_secs(2);
 
 pub(super) struct Stock {
@@ -38,6 +38,16 @@ impl Stock {
 
     /// A connection that answers.
     pub(super) async fn lend(self: &Arc<Self>) -> Result<Lent> {
+        self.lend_unless_idle(Duration::ZERO).await
+    }
+
+    /// One that answered a moment ago, if there is one.
+    pub(super) async fn lend_at_once(self: &Arc<Self>) -> Result<Lent> {
+        self.lend_unless_idle(ANSWERS).await
+    }
+
+    /// Those that were idle for longer are asked first.
+    async fn lend_unless_idle(self: &Arc<Self>, idle_max: Duration) -> Result<Lent> {
         let stock = Arc::clone(self);
         loop {
             let idle = self.idle.lock().pop();
@@ -47,7 +57,7 @@ impl Stock {
                 return Ok(Lent { stock, conn });
             };
             // Its server may have gone meanwhile.
-            if since.elapsed() < ANSWERS || conn.ping().await.is_ok() {
+            if since.elapsed() < idle_max || conn.ping().await.is_ok() {
                 return Ok(Lent { stock, conn });
             }
         }

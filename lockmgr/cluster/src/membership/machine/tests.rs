@@ -407,9 +407,17 @@ async fn a_process_whose_life_lock_is_not_free_yet_is_fenced_a_moment_later_but_
         out = a.step(now, Input::Tick);
     }
     assert_eq!(attempts, [0, 5, 15, 35, 75, 155]);
-    // Its address refuses again.
-    let out = a.step(now, Input::Link(LinkNote::Refused(victim)));
-    assert!(out.contains(&dead));
+    // Its address refuses again: one attempt each.
+    for _ in 0..3 {
+        let out = a.step(now, Input::Link(LinkNote::Refused(victim)));
+        assert!(out.contains(&dead));
+        let result = Ok(FenceOutcome::Alive);
+        a.step(now, Input::FenceTried { victim, result });
+        for _ in 0..200 {
+            now += 1;
+            assert!(!a.step(now, Input::Tick).contains(&dead));
+        }
+    }
 }
 
 #[tokio::test]
