@@ -124,6 +124,16 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
         shard.young.remove(key);
         shard.old.remove(key);
     }
+
+    pub(crate) fn clear(&self) {
+        for shard in &self.shards {
+            let mut shard = shard.lock();
+            shard.generation += 1;
+            shard.weight = 0;
+            shard.young.clear();
+            shard.old.clear();
+        }
+    }
 }
 
 #[cfg(test)]
@@ -146,6 +156,18 @@ mod tests {
         let after = miss(&cache, 7);
         cache.fill(7, 2, 1, after);
         assert!(matches!(cache.look(&7), Look::Hit(2)));
+    }
+
+    #[test]
+    fn what_was_cleared_is_read_again_and_not_filled_in_by_who_read_before() {
+        let cache = Cache::new(1600);
+        for key in 0..100 {
+            cache.replace(key, key, 1);
+        }
+        let before = miss(&cache, 100);
+        cache.clear();
+        cache.fill(100, 1, 1, before);
+        (0..=100).for_each(|key| drop(miss(&cache, key)));
     }
 
     #[test]

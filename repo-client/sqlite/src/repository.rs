@@ -107,6 +107,13 @@ impl Kept for Caches {
                 Touch::Records => {
                     self.records.fetch_add(1, Ordering::Release);
                 }
+                Touch::Everything => {
+                    self.nodes.clear();
+                    self.names.clear();
+                    self.heads.clear();
+                    self.acls.clear();
+                    self.records.fetch_add(1, Ordering::Release);
+                }
             }
         }
     }

@@ -201,6 +201,9 @@ async fn check_finds_and_repairs_what_someone_broke_in_the_file() {
     .expect("break it");
     drop(conn);
     let repo = open_in(&folder).await;
+    // Its name is kept in memory from now on.
+    let dangling = repo.lookup(ROOT, "no", CaseMode::Sensitive).await;
+    assert!(dangling.is_err());
     let found = repo.check(false).await.expect("check");
     assert_eq!(
         (found.problems.len(), found.repaired),
@@ -220,6 +223,7 @@ async fn check_finds_and_repairs_what_someone_broke_in_the_file() {
     assert_eq!(back.attributes.id, lost);
     let fixed = repo.get(node).await.expect("get");
     assert_eq!((fixed.size, fixed.link_count), (4, 1));
+    made(&repo, ROOT, "no").await;
 }
 
 #[tokio::test]

@@ -149,9 +149,8 @@ fn apply(tx: &mut Tx<'_>, rule: &Rule, repair: bool, report: &mut CheckReport) -
         );
         if repair {
             (rule.repair)(tx, a, b)?;
-            // Whatever it was, neither number may stay in a cache as a node.
-            tx.touch(Touch::Node(NodeId(a as u64)));
-            tx.touch(Touch::Node(NodeId(b as u64)));
+            // Names, nodes, versions: whatever it was, nobody may go on with what was there before.
+            tx.touch(Touch::Everything);
             report.repaired += 1;
         }
     }

@@ -32,6 +32,8 @@ pub(crate) enum Touch {
     NewHead(ContentId, Head),
     Acl(NodeId),
     Records,
+    /// Rows behind the back of all that is kept of them; to be read again.
+    Everything,
 }
 
 /// What a change works with.
@@ -77,6 +79,7 @@ impl Tx<'_> {
         let touched = self.last_touch(|touch| match touch {
             Touch::Saved(node) => node.id == id,
             Touch::Node(node) => *node == id,
+            Touch::Everything => true,
             _ => false,
         });
         match touched {
@@ -101,6 +104,7 @@ impl Tx<'_> {
     pub(crate) fn entries(&self, parent: NodeId, fold: &str) -> Result<Vec<Entry>> {
         let touched = self.last_touch(|touch| match touch {
             Touch::Name(folder, name, _) => *folder == parent && name == fold,
+            Touch::Everything => true,
             _ => false,
         });
         match touched {
