@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use sluice_lockmgr::{Member, RegistryError, Revocation, ShardEpoch, ShardId, shard_of};
-use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Row};
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::{PgConnection, Postgres, Row};
 
 use super::stock::commit;
 use super::{PostgresRegistry, Result, big, count, own_row, small, told, unsigned};
@@ -16,19 +17,11 @@ impl PostgresRegistry {
         me: Member,
         shards: &[(ShardId, ShardEpoch)],
     ) -> Result<Vec<(ShardId, ShardEpoch)>> {
-        let mut lent = self.stock.lend_at_once().await?;
-        let row = sqlx::query(
+        let call = sqlx::query(
             "SELECT member, shards, epochs, version, transaction FROM take_orphans($1, $2, $3, $4)",
-        )
-        .bind(small(me.id.0))
-        .bind(big(me.epoch.0))
-        .bind(numbers(shards))
-        .bind(epochs(shards))
-        .fetch_one(&mut lent.conn)
-        .await
-        .map_err(told)?;
-        self.answered(lent, row.try_get("transaction").map_err(told)?);
-        self.taken(me, &row)
+        );
+        let call = call.bind(small(me.id.0)).bind(big(me.epoch.0));
+        self.take(me, shards, call).await
     }
 
     pub(super) async fn next_turn(&self, me: Member, turn: u64) -> Result<u64> {
@@ -55,22 +48,53 @@ impl PostgresRegistry {
         turn: u64,
         shards: &[(ShardId, ShardEpoch)],
     ) -> Result<Vec<(ShardId, ShardEpoch)>> {
-        let mut lent = self.stock.lend_at_once().await?;
-        let row = sqlx::query(
+        let call = sqlx::query(
             "SELECT member, shards, epochs, version, transaction FROM take_silent($1, $2, $3, $4, $5, $6, $7)",
         )
         .bind(small(me.id.0))
         .bind(big(me.epoch.0))
         .bind(small(from.id.0))
         .bind(big(from.epoch.0))
-        .bind(big(turn))
-        .bind(numbers(shards))
-        .bind(epochs(shards))
-        .fetch_one(&mut lent.conn)
-        .await
-        .map_err(told)?;
+        .bind(big(turn));
+        self.take(me, shards, call).await
+    }
+
+    /// Calls a function of the database that takes shards, its last two parameters, for a member. Who has read the version before the one
+    /// that this makes need not read the owners again.
+    async fn take(
+        &self,
+        me: Member,
+        shards: &[(ShardId, ShardEpoch)],
+        call: Query<'_, Postgres, PgArguments>,
+    ) -> Result<Vec<(ShardId, ShardEpoch)>> {
+        let mut lent = self.stock.lend_at_once().await?;
+        let row = call
+            .bind(numbers(shards))
+            .bind(epochs(shards))
+            .fetch_one(&mut lent.conn)
+            .await
+            .map_err(told)?;
         self.answered(lent, row.try_get("transaction").map_err(told)?);
-        self.taken(me, &row)
+        if !row.try_get::<bool, _>("member").map_err(told)? {
+            return Err(RegistryError::Fenced);
+        }
+        let shards: Option<Vec<i32>> = row.try_get("shards").map_err(told)?;
+        let epochs: Option<Vec<i64>> = row.try_get("epochs").map_err(told)?;
+        let (shards, epochs) = (shards.unwrap_or_default(), epochs.unwrap_or_default());
+        let both = shards.into_iter().zip(epochs);
+        let taken: Vec<_> = both.map(|(s, e)| held(s, e)).collect::<Result<_>>()?;
+        let version: Option<i64> = row.try_get("version").map_err(told)?;
+        let mut last = self.last_map.lock();
+        if version.map(unsigned) == Some(last.version + 1) {
+            let map = Arc::make_mut(&mut last);
+            map.version += 1;
+            for (shard, epoch) in &taken {
+                if let Some(entry) = map.owners.get_mut(usize::from(shard.0)) {
+                    (entry.owner, entry.epoch) = (Some(me), *epoch);
+                }
+            }
+        }
+        Ok(taken)
     }
 
     pub(super) async fn give(
@@ -166,30 +190,6 @@ impl PostgresRegistry {
         commit(tx).await?;
         lent.give_back();
         Ok(fence)
-    }
-
-    /// As functions of the database answer. Who has read the version before this one need not read the owners again.
-    fn taken(&self, me: Member, row: &PgRow) -> Result<Vec<(ShardId, ShardEpoch)>> {
-        if !row.try_get::<bool, _>("member").map_err(told)? {
-            return Err(RegistryError::Fenced);
-        }
-        let shards: Option<Vec<i32>> = row.try_get("shards").map_err(told)?;
-        let epochs: Option<Vec<i64>> = row.try_get("epochs").map_err(told)?;
-        let (shards, epochs) = (shards.unwrap_or_default(), epochs.unwrap_or_default());
-        let both = shards.into_iter().zip(epochs);
-        let taken: Vec<_> = both.map(|(s, e)| held(s, e)).collect::<Result<_>>()?;
-        let version: Option<i64> = row.try_get("version").map_err(told)?;
-        let mut last = self.last_map.lock();
-        if version.map(unsigned) == Some(last.version + 1) {
-            let map = Arc::make_mut(&mut last);
-            map.version += 1;
-            for (shard, epoch) in &taken {
-                if let Some(entry) = map.owners.get_mut(usize::from(shard.0)) {
-                    (entry.owner, entry.epoch) = (Some(me), *epoch);
-                }
-            }
-        }
-        Ok(taken)
     }
 }
 
