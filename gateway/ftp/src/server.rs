@@ -1,7 +1,7 @@
 //! Listeners, the bounds on connections, and the graceful stop.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -211,18 +211,13 @@ async fn welcome(
         called: ends.called.map_or(local, canonical),
         same_machine: from == peer
             && ends.called.is_none()
-            && are_one_machine(peer.ip(), local.ip()),
+            && sluice_proxy::are_one_machine(peer.ip(), local.ip()),
     };
     let vfs = shared.vfs.clone();
     tokio::select! {
         () = Control::run(shared, stream, ends, implicit_tls).instrument(span) => {}
         () = vfs.abandoned() => {}
     }
-}
-
-/// Both ends of a connection have an address of this machine's.
-fn are_one_machine(peer: IpAddr, local: IpAddr) -> bool {
-    peer == local || (peer.is_loopback() && local.is_loopback())
 }
 
 fn set_up(stream: &TcpStream) -> io::Result<SocketAddr> {

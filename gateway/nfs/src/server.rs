@@ -215,6 +215,7 @@ async fn accept_loop(
 /// No delay for small replies, and probes so that dead peers are noticed.
 fn prepare(stream: &TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
+    sluice_proxy::send_unpaced_within_machine(stream);
     let keepalive = socket2::TcpKeepalive::new()
         .with_time(Duration::from_secs(60))
         .with_interval(Duration::from_secs(15));

@@ -1,9 +1,11 @@
-//! PROXY protocol version 2, as load balancers speak it before a connection's own bytes: who the client really is.
+//! PROXY protocol version 2, as load balancers speak it before a connection's own bytes: who the client really is. And what all heads
+//! do for connections that stay within this machine, as a balancer's there do.
 //!
 //! Owns the header's decoding and the rule whose word is taken. A header is believed, and demanded, only from the addresses that
 //! the administrator named: anybody else could claim to be another client. Never touches a byte behind the header.
 
 mod header;
+mod local;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 pub use header::{Announced, BadHeader};
+pub use local::{are_one_machine, send_unpaced_within_machine};
 
 /// Time for the whole header; a balancer sends it with the first packet.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);

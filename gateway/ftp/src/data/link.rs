@@ -124,7 +124,7 @@ async fn accept(listener: TcpListener, peer: IpAddr, proxies: Proxies) -> io::Re
             }
         };
         if client == peer.to_canonical() {
-            stream.set_nodelay(true)?;
+            prepare(&stream)?;
             return Ok(stream);
         }
         tracing::warn!(from = %client, "a stranger tried to take a data connection");
@@ -141,6 +141,11 @@ async fn call(to: SocketAddr, from: IpAddr) -> io::Result<TcpStream> {
     let stream = TcpSocket::from_std_stream(socket.into())
         .connect(to)
         .await?;
-    stream.set_nodelay(true)?;
+    prepare(&stream)?;
     Ok(stream)
+}
+
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    sluice_proxy::send_unpaced_within_machine(stream);
+    stream.set_nodelay(true)
 }

@@ -18,6 +18,7 @@ const ROOM_MIN_BYTES: usize = 4 * 1024;
 
 /// Sets what every SMB connection wants; a socket that refuses still works.
 pub fn tune(stream: &TcpStream) {
+    sluice_proxy::send_unpaced_within_machine(stream);
     let keepalive = socket2::TcpKeepalive::new()
         .with_time(Duration::from_secs(60))
         .with_interval(Duration::from_secs(15))
