@@ -40,6 +40,7 @@ pub(crate) fn success(xid: u32) -> Encoder {
     e
 }
 
+/// What is rare has memory of its own, so that the others need not make room for it.
 async fn route(
     head: &Arc<Head>,
     connection: &Connection,
@@ -53,15 +54,15 @@ async fn route(
         }
         mount::PROGRAM => {
             check_version(version, mount::VERSIONS.0, mount::VERSIONS.1)?;
-            crate::mount::answer(head, connection, call).await
+            Box::pin(crate::mount::answer(head, connection, call)).await
         }
         nlm::PROGRAM => {
             check_version(version, nlm::VERSIONS.0, nlm::VERSIONS.1)?;
-            crate::nlm::answer(head, connection, call).await
+            Box::pin(crate::nlm::answer(head, connection, call)).await
         }
         nsm::PROGRAM => {
             check_version(version, nsm::VERSION, nsm::VERSION)?;
-            crate::nsm::answer(head, connection.address(), call).await
+            Box::pin(crate::nsm::answer(head, connection.address(), call)).await
         }
         portmap::PROGRAM => {
             check_version(
@@ -147,16 +148,15 @@ async fn nfs(
             _ => reply,
         }
     };
+    // In memory of its own: every layer from here to the task would move it, some more than once.
+    let run = Box::pin(run.instrument(span));
     if !drc::is_kept(procedure) {
-        return Ok(run.instrument(span).await);
+        return Ok(run.await);
     }
     let key = head
         .replies
         .key(connection.address(), xid, procedure, &body);
-    let (reply, ran) = head
-        .replies
-        .reply(key, Instant::now(), run.instrument(span))
-        .await;
+    let (reply, ran) = head.replies.reply(key, Instant::now(), run).await;
     if ran && !v3::is_done(&reply) {
         // Nothing was done: running it once more is as good as running it late.
         head.replies.forget(&key);
