@@ -246,9 +246,6 @@ impl Node {
 
     async fn bind_heads(settings: &Settings, stack: &Stack) -> anyhow::Result<Bound> {
         let vfs = &stack.vfs;
-        vfs.keep_left_locks()
-            .await
-            .context("it can't be read which documents NFS clients had locked")?;
         let nfs = match &settings.nfs {
             Some(nfs) => Some(
                 sluice_nfs::NfsHead::bind(
@@ -263,6 +260,10 @@ impl Node {
             ),
             None => None,
         };
+        // The time that clients are given begins when it is known whom to tell, and before any head answers.
+        vfs.keep_left_locks()
+            .await
+            .context("it can't be read which documents NFS clients had locked")?;
         let ftp = match &settings.ftp {
             Some(ftp) => Some(
                 sluice_ftp::FtpServer::bind(ftp_options(ftp, settings)?, vfs.clone())

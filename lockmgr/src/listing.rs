@@ -17,12 +17,15 @@ use crate::wait_queue::{Style, Waiter};
 const RECLAIM_ENDS: &str =
     "the time ends in which NFS clients may take the locks again that they lost with their node";
 
+/// Where those are who may take again what they had: nobody knows. No client has it for an address.
+const ANYWHERE: &str = "any client";
+
 /// Who a document is kept for after `node`, through which clients had NFS locks on it, is gone.
 pub(crate) fn left_holder(node: &str) -> Arc<Holder> {
     Arc::new(Holder {
         protocol: Protocol::Nfs3,
         user: String::from("unknown"),
-        address: String::from("any client"),
+        address: String::from(ANYWHERE),
         client_name: String::from(
             "kept for NFS clients that had locks through a node that is gone",
         ),
@@ -31,6 +34,14 @@ pub(crate) fn left_holder(node: &str) -> Arc<Holder> {
         rule: None,
         since_unix_ms: 0,
     })
+}
+
+impl Holder {
+    /// Whether nobody has it: it is kept for NFS clients that had locks through a node that is gone.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.protocol == Protocol::Nfs3 && self.address == ANYWHERE
+    }
 }
 
 /// Stands for a holder that is gone before its name could be told.

@@ -479,9 +479,9 @@ pub trait Repository: Send + Sync {
 
     /// Notes that this node's NFS clients may have locks on a document from now on, so that it is kept for them if the node is lost.
     async fn note_locked(&self, document: NodeId) -> Result<()>;
-    /// They have none on these documents.
+    /// They have none on these documents, nor had any in the node's former lives that they may take again.
     async fn forget_locked(&self, documents: Vec<NodeId>) -> Result<()>;
-    /// What was noted and not forgotten by this member's incarnation; a repository of one process has what earlier runs noted, too.
+    /// What was noted and not forgotten in this life of the node and in those before it.
     async fn noted_locked(&self) -> Result<Vec<NodeId>>;
 
     // Housekeeping

@@ -1,4 +1,5 @@
-//! NLM clients of a node that is lost: a survivor tells them, and they take their locks again there before anybody else comes.
+//! NLM clients of a node that is lost: a survivor tells them, and they take their locks again there before anybody else comes. Nobody
+//! waits for what they had not locked.
 
 use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -52,6 +53,11 @@ fn lock(client: &mut Nfs3Client, machine: &str, file: &[u8], reclaim: bool) -> a
     let reply = client.receive(xid)?;
     let status = reply.last_chunk().context("a status")?;
     Ok(u32::from_be_bytes(*status))
+}
+
+fn create(client: &mut Nfs3Client, root: &[u8], name: &str) -> anyhow::Result<Vec<u8>> {
+    let file = client.create(root, name)?;
+    file.map_err(|status| anyhow::anyhow!("{status}"))
 }
 
 /// Reserves a file: reads it and lets nobody write.
@@ -125,15 +131,14 @@ fn clients_with_locks_of_a_lost_node_are_told_by_another_and_take_them_again_bef
     monitor.set_read_timeout(Some(Duration::from_secs(20)))?;
     let mut cluster = Cluster::start()?;
     let (mut a, root) = cluster.node(0).nfs("client-a")?;
-    let mut files = Vec::new();
-    for name in ["again", "left"] {
-        let file = a.create(&root, name)?;
-        files.push(file.map_err(|status| anyhow::anyhow!("{status}"))?);
-    }
+    let mut made = |name| create(&mut a, &root, name);
+    let files = [made("again")?, made("left")?, made("away")?];
+    let free = [made("free-1")?, made("free-2")?, made("free-3")?];
     for file in &files {
         ensure!(lock(&mut a, "client-a", file, false)? == GRANTED);
     }
     let (mut b, _) = cluster.node(1).nfs("client-b")?;
+    let (mut c, _) = cluster.node(2).nfs("client-c")?;
     let (mut again, _) = cluster.node(2).nfs("client-a")?;
     for file in &files {
         ensure!(lock(&mut b, "client-b", file, false)? == DENIED);
@@ -142,6 +147,13 @@ fn clients_with_locks_of_a_lost_node_are_told_by_another_and_take_them_again_bef
     let lost = Instant::now();
     cluster.nodes[0].kill()?;
     // At once: while the loss is not known everywhere, and when it is.
+    let mut others = [(&mut b, "client-b"), (&mut c, "client-c")];
+    for (file, (client, name)) in free.iter().zip(&mut others) {
+        let answer = lock(client, name, file, false)?;
+        ensure!(answer == GRANTED, "{name}: {answer}");
+        println!("{name} has locked another file after {:?}", lost.elapsed());
+        ensure!(lost.elapsed() < Duration::from_secs(3), "at once");
+    }
     for smb in &mut challengers {
         for name in ["again", "left"] {
             ensure!(write_alone(smb, name)? == SHARING_VIOLATION, "{name}");
@@ -153,14 +165,23 @@ fn clients_with_locks_of_a_lost_node_are_told_by_another_and_take_them_again_bef
     let notice = take_notice(&monitor)?;
     println!("told after {:?}", lost.elapsed());
     ensure!(notice.starts_with(&opaque(b"127.0.0.1")), "{notice:?}");
-    for file in &files {
-        let answer = lock(&mut b, "client-b", file, false)?;
-        ensure!(answer == GRACE_PERIOD, "{answer}");
+    for (client, name) in &mut others {
+        for file in &files {
+            let answer = lock(client, name, file, false)?;
+            ensure!(answer == GRACE_PERIOD, "{name}: {answer}");
+        }
+        let file = create(client, &root, name)?;
+        ensure!(lock(client, name, &file, false)? == GRANTED, "a new one");
     }
-    let [taken, left] = files.as_slice() else {
-        anyhow::bail!("two files");
-    };
+    let [taken, left, away] = &files;
     ensure!(lock(&mut again, "client-a", taken, true)? == GRANTED);
+    for (client, name) in &mut others {
+        let answer = lock(client, name, taken, false)?;
+        ensure!(
+            answer == DENIED,
+            "{name}: its client has it again: {answer}"
+        );
+    }
     let [first, second] = &mut challengers;
     ensure!(write_alone(second, "again")? == SHARING_VIOLATION);
     while write_alone(first, "left")? != 0 {
@@ -180,6 +201,16 @@ fn clients_with_locks_of_a_lost_node_are_told_by_another_and_take_them_again_bef
     let answer = lock(&mut b, "client-b", taken, false)?;
     ensure!(answer == DENIED, "its client has it again: {answer}");
     ensure!(write_alone(second, "again")? == SHARING_VIOLATION);
+    // A client that knows the node by its own address only comes when that is back.
+    cluster.nodes[0].spawn()?;
+    let (mut d, _) = cluster.node(0).nfs("client-d")?;
+    let (mut a, _) = cluster.node(0).nfs("client-a")?;
+    let answer = lock(&mut d, "client-d", away, false)?;
+    ensure!(answer == GRACE_PERIOD, "kept until then: {answer}");
+    let [.., unknown] = &free;
+    ensure!(lock(&mut d, "client-d", unknown, false)? == GRANTED);
+    ensure!(lock(&mut a, "client-a", away, true)? == GRANTED);
+    println!("taken again through the node after {:?}", lost.elapsed());
     Ok(())
 }
 

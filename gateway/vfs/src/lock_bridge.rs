@@ -158,7 +158,7 @@ fn conflict_of(conflict: &lm::Conflict, range: ConflictKind) -> VfsError {
     VfsError::Conflict(Box::new(Conflict {
         kind,
         holder: holder_info(&conflict.holder, what_is_held(conflict)),
-        retry_after: Duration::from_secs(5),
+        retry_after: RETRY_AFTER,
     }))
 }
 
@@ -200,6 +200,9 @@ pub(crate) fn holder_info(holder: &lm::Holder, what: String) -> HolderInfo {
         what,
     }
 }
+
+/// The hint to whoever was refused.
+pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// Actors of clients without opens: such a client asks with every read and write, and its words hardly change.
 pub(crate) struct ActorCache(Vec<Mutex<Actors>>);

@@ -3,9 +3,11 @@
 //!
 //! A note is durable before the first lock on a document is granted; further locks there find it. Notes that nobody needs are
 //! forgotten some time later, many at once: one too many costs at most some seconds of waiting after a crash. Who keeps the
-//! documents: on one node [`Vfs::keep_left_locks`] at its start, in a cluster the coordinators (`sluice-lockmgr-cluster`).
+//! documents: on one node [`Vfs::keep_left_locks`] at its start, in a cluster the coordinators (`sluice-lockmgr-cluster`), from the
+//! loss on. Clients that know the lost node only by its own address can take nothing again before it is back, which may be long
+//! after that: from its start on new NFS locks through it wait on what its former lives had noted.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +32,14 @@ struct Noted {
 
 type Known = Arc<Mutex<HashMap<NodeId, Noted>>>;
 
+/// What clients of a node's former lives had may be taken again through it.
+struct Awaited {
+    /// Those that nobody else keeps for them, in a cluster.
+    documents: HashSet<NodeId>,
+    /// Until when, and for how long in all the node could not act when that was said.
+    until: (Instant, Duration),
+}
+
 /// See the module's head.
 #[derive(Default)]
 pub(crate) struct LockNotes {
@@ -37,6 +47,7 @@ pub(crate) struct LockNotes {
     known: Known,
     /// Shared by those who store a note, taken alone by whoever forgets some: a note is never forgotten after it was stored anew.
     turn: tokio::sync::RwLock<()>,
+    awaited: Mutex<Option<Awaited>>,
 }
 
 /// The document of an NFS lock or reservation is noted. To be kept as long as its owner may have something locked there.
@@ -128,15 +139,13 @@ impl LockNotes {
 
 impl Vfs {
     /// Has the documents kept that NFS clients had locked in the node's last run, until they have had the time to take their locks
-    /// again. To be called before any head answers. In a cluster the membership sees to it.
+    /// again. To be called before any head answers. In a cluster the membership sees to that from the moment of the loss on; here
+    /// only new NFS locks and reservations through this node wait, however long it was gone.
     ///
     /// # Errors
     /// The repository can't be read.
     pub async fn keep_left_locks(&self) -> Result<(), VfsError> {
         let inner = &self.inner;
-        if inner.member != 0 {
-            return Ok(());
-        }
         let left = inner.repo.noted_locked().await?;
         if left.is_empty() {
             return Ok(());
@@ -147,18 +156,30 @@ impl Vfs {
             seconds = grace.as_secs(),
             "documents that NFS clients had locked are kept for them: they may take their locks again"
         );
-        inner.lock_notes.stored_before(&left);
-        let documents: Vec<u64> = left.iter().map(|node| node.0).collect();
-        inner.locks.keep_for_reclaim(&inner.node, &documents, grace);
+        let mut awaited = Awaited {
+            documents: HashSet::new(),
+            until: (Instant::now() + grace, self.time_frozen()),
+        };
+        if inner.member == 0 {
+            inner.lock_notes.stored_before(&left);
+            let documents: Vec<u64> = left.iter().map(|node| node.0).collect();
+            inner.locks.keep_for_reclaim(&inner.node, &documents, grace);
+        } else {
+            // Noted by former lives: this one notes anew what it needs.
+            inner.lock_notes.unsure(&left);
+            awaited.documents.extend(left);
+        }
+        *inner.lock_notes.awaited.lock() = Some(awaited);
         Ok(())
     }
 
-    /// For how long that is.
-    pub fn reclaim_grace(&self) -> Duration {
-        self.inner.options.reclaim_grace
+    /// Whether nobody may reserve a document anew through this node, because a client of the node's former lives may take it again.
+    /// [`crate::Tree::lock`] asks for itself.
+    pub fn is_awaited(&self, node: NodeId) -> bool {
+        self.inner.is_awaited(node)
     }
 
-    /// For how long in all the node could not act, now included: such time does not count in the grace.
+    /// For how long in all the node could not act, now included: such time does not count where clients are given time.
     pub fn time_frozen(&self) -> Duration {
         self.inner.frozen_for.lock().in_all()
     }
@@ -181,17 +202,45 @@ impl Vfs {
 }
 
 impl Inner {
+    /// See [`Vfs::is_awaited`].
+    pub(crate) fn is_awaited(&self, node: NodeId) -> bool {
+        let awaited = self.lock_notes.awaited.lock();
+        awaited.as_ref().is_some_and(|awaited| {
+            awaited.documents.contains(&node) && self.is_before(awaited.until)
+        })
+    }
+
+    /// Time in which the node could not act does not count.
+    fn is_before(&self, (until, frozen): (Instant, Duration)) -> bool {
+        let frozen = self.frozen_for.lock().in_all().saturating_sub(frozen);
+        until + frozen > Instant::now()
+    }
+
+    /// Whether notes of the node's former lives may be needed: by those who take locks again through it, and a while longer by the
+    /// coordinators, for whom the time may have begun anew later.
+    fn needs_former_notes(&self) -> bool {
+        let mut awaited = self.lock_notes.awaited.lock();
+        let needed = awaited.as_ref().is_some_and(|awaited| {
+            let (until, frozen) = awaited.until;
+            self.is_before((until + self.options.reclaim_grace, frozen))
+        });
+        if !needed {
+            *awaited = None;
+        }
+        needed
+    }
+
     /// Forgets notes that nobody needs, again and again until the end, whether there is an NFS head or not: what was noted in the
     /// node's last run must not be kept after each start for nobody. It is needed until the grace is over.
     pub(crate) async fn forget_lock_notes(self: Arc<Self>) {
-        let mut pause = self.options.forget_notes.max(self.options.reclaim_grace);
         loop {
             tokio::select! {
                 () = self.stopping.cancelled() => return,
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep(self.options.forget_notes) => {}
             }
-            self.lock_notes.forget_unused(self.repo.as_ref()).await;
-            pause = self.options.forget_notes;
+            if !self.needs_former_notes() {
+                self.lock_notes.forget_unused(self.repo.as_ref()).await;
+            }
         }
     }
 }

@@ -391,6 +391,11 @@ async fn an_nfs_writer_under_fork_writes_to_its_copy() {
             .expect("writes its copy");
     }
     nfs.commit(node).await.expect("commits its copy");
+    let mut reserves = request("f.txt", WRITE, ShareMode::ALL, Disposition::Open);
+    reserves.flags.poll = true;
+    let refused = nfs.open(reserves).await.err();
+    let refused = refused.expect("a copy would reserve nothing");
+    assert!(matches!(refused, VfsError::Conflict(_)), "{refused}");
     open.close().await.expect("closed");
     assert_eq!(content(&ftp, "f.txt").await, b"one");
     let page = nfs

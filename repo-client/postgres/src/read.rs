@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
-use sluice_lockmgr::MemberEpoch;
+use sluice_lockmgr::Member;
 use sluice_repo::call::CallId;
 use sluice_repo::{
     Acl, Attributes, CaseMode, ContentId, Cookie, DirEntry, DirPage, ExtendedAttribute, Found,
@@ -495,11 +495,13 @@ pub(crate) async fn abandoned(readers: &Readers) -> Result<Vec<NodeId>> {
         .collect()
 }
 
-pub(crate) async fn locked(readers: &Readers, epoch: MemberEpoch) -> Result<Vec<NodeId>> {
+/// By a node in all its lives.
+pub(crate) async fn locked(readers: &Readers, me: Member) -> Result<Vec<NodeId>> {
     readers
         .rows(
-            "SELECT document FROM nfs_locked WHERE epoch = $1 ORDER BY document",
-            |q| q.bind(big(epoch.0)),
+            "SELECT DISTINCT document FROM nfs_locked WHERE epoch IN
+               (SELECT $2 UNION ALL SELECT p.epoch FROM past_member p WHERE p.member = $1) ORDER BY document",
+            |q| q.bind(big(u64::from(me.id.0))).bind(big(me.epoch.0)),
         )
         .await?
         .iter()

@@ -749,7 +749,7 @@ impl Repository for PostgresRepository {
     }
 
     async fn noted_locked(&self) -> Result<Vec<NodeId>> {
-        read::locked(&self.readers, self.me.epoch).await
+        read::locked(&self.readers, self.me).await
     }
 
     async fn keep_garbage(&self, objects: Vec<ObjectId>) -> Result<()> {

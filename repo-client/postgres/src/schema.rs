@@ -34,6 +34,7 @@ const STEPS: &[Step] = &[
     Step::new(include_str!("../migrations/0007_turns.sql"), 7),
     Step::new(include_str!("../migrations/0008_kept_until.sql"), 7),
     Step::new(include_str!("../migrations/0009_one_call.sql"), 7),
+    Step::new(include_str!("../migrations/0010_former_lives.sql"), 7),
 ];
 
 /// Held while the schema is changed, so that nodes that start together do not do it twice, and shared by those that join.

@@ -178,9 +178,6 @@ async fn lock(call: &Call<'_>, args: &LockArgs, version: u32) -> Stat {
         return stat;
     }
     let recovery = &call.head.recovery;
-    if !args.reclaim && recovery.is_grace(&call.head.vfs) {
-        return Stat::DeniedGracePeriod;
-    }
     // Before the client can hold something that it would have to be told of.
     if let Err(error) = recovery.remember(call).await {
         return failure(&error);
@@ -207,9 +204,12 @@ async fn lock(call: &Call<'_>, args: &LockArgs, version: u32) -> Stat {
                 stat
             }
         },
-        Err(VfsError::Conflict(_) | VfsError::Delay) if args.block => {
+        Err(VfsError::Conflict(_)) if args.block && !vfs.is_awaited(place.node) => {
             waiting::start(call, place, lock, args, version)
         }
+        // Kept for those who take locks again, maybe only through this node, where nobody would wait behind them: the client asks
+        // again by itself.
+        Err(VfsError::Conflict(_) | VfsError::Delay) if args.block => Stat::DeniedGracePeriod,
         Err(error) => failure(&error),
     }
 }

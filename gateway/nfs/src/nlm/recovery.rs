@@ -1,10 +1,9 @@
 //! What becomes of NLM locks whose node is gone: their clients are told (SM_NOTIFY) and take them again by LOCK with `reclaim`.
 //!
 //! A node that starts tells those that it remembers from before; when a node of the cluster is lost, the first of the others
-//! tells its. For some time after that ([`Vfs::reclaim_grace`]), and only if there is somebody to tell, new locks are answered
-//! DENIED_GRACE_PERIOD, upon which clients ask again by themselves: they must not overtake one that is taken again. Everybody else,
-//! through whichever protocol and node, is kept off the documents concerned by the lock table itself (`lock_notes.rs` in the file
-//! layer).
+//! tells its. New locks must not overtake those that are taken again: the lock table keeps everybody off the documents concerned for
+//! some time, through whichever protocol and node (`lock_notes.rs` in the file layer), and a new NLM lock that meets what is kept is
+//! answered DENIED_GRACE_PERIOD, upon which clients ask again by themselves. Nobody waits elsewhere.
 //!
 //! Clients of this node from whom something was taken by force are told in the same way: nothing else tells an NLM client that a
 //! lock is gone. They take all their locks again; those that they still have are granted as they are.
@@ -42,6 +41,8 @@ const TELL_PAUSES: [Duration; 9] = [
     Duration::from_secs(240),
     Duration::from_secs(480),
 ];
+/// Pause after a failed attempt to read whom to tell.
+const READ_PAUSE: Duration = Duration::from_secs(1);
 /// Pauses after attempts to note that clients are told.
 const NOTE_PAUSES: [Duration; 3] = [Duration::from_secs(1); 3];
 /// Clients told at a time.
@@ -63,60 +64,30 @@ pub(crate) struct Recovery {
     remembered: Remembered,
     /// Who had locks before this start.
     before: Vec<LockClient>,
-    grace: Duration,
     began: SystemTime,
-    /// Until when new locks wait, and how long the node had been frozen when that was said.
-    until: Mutex<Option<(Instant, Duration)>>,
     /// The latest telling of each other node's clients that was found, and when it was found.
     told: Mutex<HashMap<u16, (u64, Instant)>>,
     /// Nodes, by name, whose clients were told lately, and when that was read.
     maybe_lost: Mutex<HashMap<String, Instant>>,
-    /// The other nodes. One that is here and lives no more is being looked into: until then new locks wait too.
-    nodes: Mutex<Vec<Peer>>,
 }
 
 impl Recovery {
     /// Reads whom to tell. Before the first request is served, so that no lock comes before those that are taken again.
     pub(crate) async fn begin(vfs: &Vfs) -> Self {
-        let grace = vfs.reclaim_grace();
-        let read = async {
+        let read = async |vfs: Vfs| {
             let start = vfs.next_number(STATE).await?;
             let number = Bytes::from(vfs.member().to_string());
             vfs.keep(&number_of(vfs.node_name()), number).await?;
-            Ok::<_, VfsError>((start, of_node(vfs, vfs.member()).await?))
+            Ok((start, of_node(&vfs, vfs.member()).await?))
         };
-        let (start, before) = read.await.unwrap_or_else(|error| {
-            warn!(%error, "it can't be read which NFS clients had locks: they are not told that these are gone");
-            (0, Vec::new())
-        });
-        let until = (!before.is_empty()).then(|| (Instant::now() + grace, vfs.time_frozen()));
+        let (start, before) = insist(vfs, read).await.unwrap_or_default();
         Self {
             remembered: Remembered::new(vfs.member(), start, before.clone()),
             before,
-            grace,
             began: SystemTime::now(),
-            until: Mutex::new(until),
             told: Mutex::default(),
             maybe_lost: Mutex::default(),
-            nodes: Mutex::default(),
         }
-    }
-
-    /// Whether new locks wait.
-    pub(super) fn is_grace(&self, vfs: &Vfs) -> bool {
-        let live = vfs.peers();
-        let live = live.borrow();
-        if self.nodes.lock().iter().any(|node| !live.contains(node)) {
-            return true;
-        }
-        let mut until = self.until.lock();
-        let is_over = |(until, frozen): (Instant, Duration)| {
-            until + vfs.time_frozen().saturating_sub(frozen) <= Instant::now()
-        };
-        if until.is_some_and(is_over) {
-            *until = None;
-        }
-        until.is_some()
     }
 
     /// Remembers a client that is about to lock something.
@@ -186,9 +157,29 @@ impl Recovery {
         }
         Ok(found.1.elapsed() < LOSS_REMEMBERED)
     }
+}
 
-    fn begin_grace(&self, vfs: &Vfs) {
-        *self.until.lock() = Some((Instant::now() + self.grace, vfs.time_frozen()));
+/// Reads whom to tell; tries again while the repository is not available, for as long as a loss is remembered: a node may be lost
+/// together with the database. Time in which this node can't act does not count.
+async fn insist<T, R>(vfs: &Vfs, read: impl Fn(Vfs) -> R) -> Option<T>
+where
+    R: Future<Output = Result<T, VfsError>>,
+{
+    let (began, frozen) = (Instant::now(), vfs.time_frozen());
+    loop {
+        let error = match read(vfs.clone()).await {
+            Ok(found) => return Some(found),
+            Err(error) => error,
+        };
+        let acted = began
+            .elapsed()
+            .saturating_sub(vfs.time_frozen().saturating_sub(frozen));
+        if acted > LOSS_REMEMBERED || !matches!(error, VfsError::Unavailable(_)) {
+            warn!(%error, "it can't be read which NFS clients had locks: they are not told that these are gone");
+            return None;
+        }
+        debug!(%error, "it is read later which NFS clients had locks");
+        tokio::time::sleep(READ_PAUSE).await;
     }
 }
 
@@ -241,7 +232,13 @@ async fn tell_of_force(head: &Arc<Head>) {
         let mut clients = head.recovery.remembered.all().await;
         clients.retain(|client| concerned.contains(&client.address));
         if !clients.is_empty() {
-            telling.spawn(tell_for(Arc::clone(head), clients, None));
+            let head = Arc::clone(head);
+            telling.spawn(async move {
+                let next = async |vfs: Vfs| vfs.next_number(STATE).await;
+                if let Some(number) = insist(&head.vfs, next).await {
+                    tell_all(&head, &clients, number).await;
+                }
+            });
         }
         while telling.try_join_next().is_some() {}
     }
@@ -250,6 +247,7 @@ async fn tell_of_force(head: &Arc<Head>) {
 /// Takes note of nodes that are lost.
 async fn watch_nodes(head: &Arc<Head>) {
     let (mut peers, mut former) = (head.vfs.peers(), head.vfs.former_peers());
+    let mut before: Vec<Peer> = Vec::new();
     let mut lost: Vec<(Peer, Instant)> = Vec::new();
     let mut known = HashSet::new();
     let mut telling = tokio::task::JoinSet::new();
@@ -257,32 +255,18 @@ async fn watch_nodes(head: &Arc<Head>) {
         let now = peers.borrow_and_update().clone();
         let at = Instant::now();
         lost.retain(|(_, since)| since.elapsed() < LOSS_REMEMBERED);
-        let mut gone = head.recovery.nodes.lock().clone();
+        let mut gone = before;
         // Whom nobody was there to see go.
         gone.extend(former.borrow_and_update().iter());
         gone.retain(|node| !now.contains(node) && known.insert(*node));
-        lost.extend(gone.iter().map(|peer| (*peer, at)));
-        let first = now.iter().all(|peer| head.vfs.member() < peer.number);
-        for (peer, _) in &lost {
-            let clients = of_node(&head.vfs, peer.number).await;
-            if gone.contains(peer) && clients.as_ref().map_or(true, |c| !c.is_empty()) {
-                head.recovery.begin_grace(&head.vfs);
+        lost.extend(gone.into_iter().map(|peer| (peer, at)));
+        if now.iter().all(|peer| head.vfs.member() < peer.number) {
+            for (peer, _) in lost.drain(..) {
+                telling.spawn(tell_of_loss(Arc::clone(head), peer.number));
             }
-            match clients {
-                Ok(clients) if first && !clients.is_empty() => {
-                    telling.spawn(tell_for(Arc::clone(head), clients, Some(peer.number)));
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    warn!(node = peer.number, %error, "it can't be read which NFS clients had locks of a lost node");
-                }
-            }
-        }
-        if first {
-            lost.clear();
         }
         while telling.try_join_next().is_some() {}
-        *head.recovery.nodes.lock() = now;
+        before = now;
         let changed = tokio::select! {
             changed = peers.changed() => changed,
             changed = former.changed() => changed,
@@ -293,16 +277,19 @@ async fn watch_nodes(head: &Arc<Head>) {
     }
 }
 
-/// Tells clients of locks that they lost, with a node or by force. A node tells them once more should it come back: that does no harm.
-async fn tell_for(head: Arc<Head>, clients: Vec<LockClient>, lost: Option<u16>) {
-    match head.vfs.next_number(STATE).await {
-        Ok(number) => {
-            if let Some(lost) = lost {
-                note_told(&head.vfs, lost, number).await;
-            }
-            tell_all(&head, &clients, number).await;
+/// Tells the clients of a lost node. It tells them once more should it come back: some know it by its own address only.
+async fn tell_of_loss(head: Arc<Head>, lost: u16) {
+    let read = move |vfs: Vfs| async move {
+        let clients = of_node(&vfs, lost).await?;
+        if clients.is_empty() {
+            return Ok(None);
         }
-        Err(error) => warn!(%error, "NFS clients of a lost node can't be told"),
+        let number = vfs.next_number(STATE).await?;
+        Ok(Some((clients, number)))
+    };
+    if let Some((clients, number)) = insist(&head.vfs, read).await.flatten() {
+        note_told(&head.vfs, lost, number).await;
+        tell_all(&head, &clients, number).await;
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 use sluice_nfs_wire::nlm::{ShareArgs, Stat};
 use sluice_vfs::{
     AccessMask, CacheRequest, Disposition, NewNode, NodeType, OpenFlags, OpenRequest, ShareMode,
-    Target, VfsError,
+    Target,
 };
 
 use super::held::ShareKey;
@@ -34,8 +34,13 @@ pub(super) async fn share(call: &Call<'_>, args: &ShareArgs) -> Stat {
         Err(stat) => return stat,
     };
     let recovery = &call.head.recovery;
-    if !args.reclaim && recovery.is_grace(&call.head.vfs) {
-        return Stat::DeniedGracePeriod;
+    if !args.reclaim {
+        // Before the write policy is asked what becomes of a conflict: this is with nobody.
+        match place.tree.is_kept(place.node).await {
+            Ok(false) => {}
+            Ok(true) => return Stat::DeniedGracePeriod,
+            Err(error) => return failure(&error),
+        }
     }
     if let Err(error) = recovery.remember(call).await {
         return failure(&error);
@@ -53,7 +58,6 @@ pub(super) async fn share(call: &Call<'_>, args: &ShareArgs) -> Stat {
     };
     let opened = match opened {
         Ok(opened) => opened.open,
-        Err(VfsError::Delay) => return Stat::DeniedGracePeriod,
         Err(error) => return failure(&error),
     };
     match call

@@ -73,7 +73,7 @@ pub(crate) async fn unlock(client: &mut Client, args: &LockArgs) -> Stat {
     nlm(client, Procedure::Unlock, LockForm::Unlock, args).await
 }
 
-async fn test(client: &mut Client, args: &LockArgs) -> Result<Stat, Holder> {
+pub(crate) async fn test(client: &mut Client, args: &LockArgs) -> Result<Stat, Holder> {
     let args = Args(args.clone(), LockForm::Test);
     let (_, mut results) = client
         .call(nlm::PROGRAM, VERSION, Procedure::Test as u32, &args)

@@ -11,6 +11,8 @@ use sluice_nfs_wire::nlm::{LockArgs, NotifyArgs, Procedure, ShareArgs, Stat};
 use sluice_nfs_wire::rpc::{self, Incoming, ReplyHead};
 use sluice_nfs_wire::xdr::{Decoder, Encoder};
 use sluice_nfs_wire::{nsm, portmap};
+use sluice_repo::RepoError;
+use sluice_repo_suite::Fault;
 use sluice_vfs::{
     AccessMask, CacheRequest, Disposition, NewNode, NodeType, Open, OpenFlags, OpenRequest,
     RelPath, ShareMode, Target, VfsError,
@@ -20,9 +22,9 @@ use tokio::time::Instant;
 
 use crate::client::Client;
 use crate::locks::{
-    answer, document_of, incoming, lock, range, restarted, share, share_args, two, unlock,
+    answer, document_of, incoming, lock, range, restarted, share, share_args, test, two, unlock,
 };
-use crate::server::Server;
+use crate::server::{GRACE, Server};
 
 /// A client's portmapper and status monitor on one UDP port: waits until it is told that the server has lost its locks.
 async fn take_notice(socket: &UdpSocket) -> NotifyArgs {
@@ -47,18 +49,30 @@ async fn take_notice(socket: &UdpSocket) -> NotifyArgs {
     }
 }
 
+fn again(args: &LockArgs) -> LockArgs {
+    LockArgs {
+        reclaim: true,
+        ..args.clone()
+    }
+}
+
 #[tokio::test]
 async fn clients_of_a_restarted_server_are_told_and_take_their_locks_again_before_others_lock() {
     let monitor = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
     let port = monitor.local_addr().expect("address").port();
     let mut server = Server::start_with_callbacks(port).await;
     let (mut a, _, file) = two(&server).await;
+    let root = a.root().await;
+    let free = [
+        a.new_file(&root, "first").await,
+        a.new_file(&root, "second").await,
+    ];
     let of_a = range(&file, "client-a", 0, 10, false);
     let of_b = range(&file, "client-b", 0, 10, false);
     assert_eq!(lock(&mut a, &of_a).await, Stat::Granted);
     let mut state = 0;
     // Twice: what was taken again is remembered again.
-    for _ in 0..2 {
+    for free in &free {
         server = server.restart().await;
         let told = take_notice(&monitor).await;
         assert_eq!(&told.name.0[..], b"127.0.0.1", "as the client called it");
@@ -66,18 +80,104 @@ async fn clients_of_a_restarted_server_are_told_and_take_their_locks_again_befor
         state = told.state;
         let mut a = Client::connect_as(server.address, "client-a", 1000).await;
         let mut b = Client::connect_as(server.address, "client-b", 1000).await;
-        assert_eq!(lock(&mut b, &of_b).await, Stat::DeniedGracePeriod);
-        let again = LockArgs {
-            reclaim: true,
-            ..of_a.clone()
-        };
-        assert_eq!(lock(&mut a, &again).await, Stat::Granted);
-        let mut answer = lock(&mut b, &of_b).await;
-        while answer == Stat::DeniedGracePeriod {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            answer = lock(&mut b, &of_b).await;
+        for block in [false, true] {
+            let of_b = range(&file, "client-b", 0, 10, block);
+            assert_eq!(lock(&mut b, &of_b).await, Stat::DeniedGracePeriod);
         }
-        assert_eq!(answer, Stat::Denied, "the first client has it again");
+        assert_eq!(test(&mut b, &of_b).await, Ok(Stat::DeniedGracePeriod));
+        let reads = share_args(&file, "client-b", 0, 1);
+        let answer = share(&mut b, Procedure::Share, &reads).await;
+        assert_eq!(answer, Stat::DeniedGracePeriod);
+        let elsewhere = range(free, "client-b", 0, 10, false);
+        assert_eq!(test(&mut b, &elsewhere).await, Ok(Stat::Granted));
+        assert_eq!(lock(&mut b, &elsewhere).await, Stat::Granted);
+        assert_eq!(lock(&mut a, &again(&of_a)).await, Stat::Granted);
+        assert_eq!(lock(&mut b, &of_b).await, Stat::Denied, "it has it again");
+        let holder = test(&mut b, &of_b).await.expect_err("held");
+        assert_eq!(&holder.owner.0[..], b"1@client-a");
+        let beside = range(&file, "client-b", 10, 10, false);
+        assert_eq!(lock(&mut b, &beside).await, Stat::DeniedGracePeriod);
+    }
+}
+
+#[tokio::test]
+async fn after_the_grace_what_nobody_took_again_is_free() {
+    let server = Server::start().await;
+    let (mut a, _, file) = two(&server).await;
+    let of_a = range(&file, "client-a", 0, 10, false);
+    assert_eq!(lock(&mut a, &of_a).await, Stat::Granted);
+    let server = server.restart().await;
+    let mut b = Client::connect_as(server.address, "client-b", 1000).await;
+    let of_b = range(&file, "client-b", 0, 10, false);
+    let mut waited = 0;
+    while lock(&mut b, &of_b).await == Stat::DeniedGracePeriod {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        waited += 1;
+    }
+    assert!(waited > 10, "{waited}");
+    let mut a = Client::connect_as(server.address, "client-a", 1000).await;
+    assert_eq!(lock(&mut a, &again(&of_a)).await, Stat::Denied, "too late");
+}
+
+/// Its clients may know it by its own address only, and could take nothing again while it was away.
+#[tokio::test]
+async fn through_a_node_that_comes_back_nobody_comes_before_a_lock_that_is_taken_again() {
+    let server = Server::start_member().await;
+    let (mut a, _, file) = two(&server).await;
+    let root = a.root().await;
+    let reserved = a.new_file(&root, "reserved").await;
+    let free = a.new_file(&root, "free").await;
+    let of_a = range(&file, "client-a", 0, 10, false);
+    assert_eq!(lock(&mut a, &of_a).await, Stat::Granted);
+    let alone = share_args(&reserved, "client-a", 2, 2);
+    assert_eq!(share(&mut a, Procedure::Share, &alone).await, Stat::Granted);
+    let server = server.restart().await;
+    let mut a = Client::connect_as(server.address, "client-a", 1000).await;
+    let mut b = Client::connect_as(server.address, "client-b", 1000).await;
+    let of_b = range(&file, "client-b", 0, 10, false);
+    assert_eq!(lock(&mut b, &of_b).await, Stat::DeniedGracePeriod);
+    assert_eq!(test(&mut b, &of_b).await, Ok(Stat::DeniedGracePeriod));
+    let also = share_args(&reserved, "client-b", 0, 2);
+    let answer = share(&mut b, Procedure::Share, &also).await;
+    assert_eq!(answer, Stat::DeniedGracePeriod);
+    let elsewhere = range(&free, "client-b", 0, 10, false);
+    assert_eq!(lock(&mut b, &elsewhere).await, Stat::Granted, "not noted");
+    assert_eq!(lock(&mut a, &again(&of_a)).await, Stat::Granted);
+    assert_eq!(lock(&mut b, &of_b).await, Stat::Denied, "it has it again");
+    let of_b_blocking = range(&file, "client-b", 0, 10, true);
+    let answer = lock(&mut b, &of_b_blocking).await;
+    assert_eq!(answer, Stat::DeniedGracePeriod, "nobody waits in line yet");
+    let alone = ShareArgs {
+        reclaim: true,
+        ..alone
+    };
+    assert_eq!(share(&mut a, Procedure::Share, &alone).await, Stat::Granted);
+    let mut answer = lock(&mut b, &of_b_blocking).await;
+    while answer == Stat::DeniedGracePeriod {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        answer = lock(&mut b, &of_b_blocking).await;
+    }
+    assert_eq!(answer, Stat::Blocked, "behind who has it again");
+    let answer = share(&mut b, Procedure::Share, &also).await;
+    assert_ne!(answer, Stat::Granted, "it has it again");
+}
+
+#[tokio::test]
+async fn the_time_in_which_a_node_that_came_back_can_not_act_does_not_count() {
+    let server = Server::start_member().await;
+    let (mut a, _, file) = two(&server).await;
+    let of_a = range(&file, "client-a", 0, 10, false);
+    assert_eq!(lock(&mut a, &of_a).await, Stat::Granted);
+    let server = server.restart().await;
+    server.locks.freeze(true).await;
+    tokio::time::sleep(GRACE).await;
+    server.locks.freeze(false).await;
+    let mut b = Client::connect_as(server.address, "client-b", 1000).await;
+    let of_b = range(&file, "client-b", 0, 10, false);
+    assert_eq!(lock(&mut b, &of_b).await, Stat::DeniedGracePeriod);
+    assert_eq!(server.noted().await, 1, "should it be lost once more");
+    while lock(&mut b, &of_b).await == Stat::DeniedGracePeriod {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
 }
 
@@ -261,7 +361,7 @@ fn lock_clients(address: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn clients_of_a_node_that_nobody_saw_go_are_told_and_new_locks_wait() {
+async fn clients_of_a_node_that_nobody_saw_go_are_told_and_nobody_waits_for_what_was_not_noted() {
     let monitor = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
     let port = monitor.local_addr().expect("address").port();
     let server = Server::start_with_callbacks(port).await;
@@ -271,12 +371,16 @@ async fn clients_of_a_node_that_nobody_saw_go_are_told_and_new_locks_wait() {
         .await;
     let of_a = range(&file, "client-a", 0, 10, false);
     assert_eq!(lock(&mut a, &of_a).await, Stat::Granted);
+    // A node is often lost together with its database.
+    let away = Fault::Error(RepoError::Unavailable("away".into()));
+    server.repository.inject("setting", 0, away);
     server.locks.hear_of_former(9);
     let told = take_notice(&monitor).await;
     assert_eq!(&told.name.0[..], b"127.0.0.1", "as the client called it");
     let more = range(&file, "client-a", 20, 10, false);
-    assert_eq!(lock(&mut a, &more).await, Stat::DeniedGracePeriod);
+    assert_eq!(lock(&mut a, &more).await, Stat::Granted);
     assert!(server.kept("nfs.told_of.9").await, "before they are told");
+    assert_eq!(server.repository.pending(), 0);
 }
 
 #[tokio::test]
@@ -305,12 +409,8 @@ async fn clients_are_told_of_what_was_taken_from_them_by_force_and_keep_the_rest
     let told = take_notice(&monitor).await;
     assert_eq!(&told.name.0[..], b"127.0.0.1", "of a reservation too");
     // Told so, a client takes all its locks again.
-    let again = |args: LockArgs| LockArgs {
-        reclaim: true,
-        ..args
-    };
-    assert_eq!(lock(&mut a, &again(of_a)).await, Stat::Denied);
-    assert_eq!(lock(&mut a, &again(kept.clone())).await, Stat::Granted);
+    assert_eq!(lock(&mut a, &again(&of_a)).await, Stat::Denied);
+    assert_eq!(lock(&mut a, &again(&kept)).await, Stat::Granted);
     let of_b = range(&other, "client-b", 0, 10, false);
     assert_eq!(lock(&mut b, &of_b).await, Stat::Denied);
     assert_eq!(unlock(&mut a, &kept).await, Stat::Granted);

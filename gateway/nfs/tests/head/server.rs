@@ -11,6 +11,7 @@ use sluice_repo::{
 };
 use sluice_repo_content::{Folder, Options as ContentOptions, Store};
 use sluice_repo_sqlite::{Options as SqliteOptions, SqliteRepository};
+use sluice_repo_suite::FaultyRepository;
 use sluice_vfs::{Caller, Identity, Protocol, Sid, Tree, Vfs, VfsOptions, VfsTimes};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -21,18 +22,19 @@ use crate::spy::SpyLocks;
 /// A writer's place is given up after this; short, so that tests need not wait long.
 const PLACE_IDLE: Duration = Duration::from_millis(300);
 
-/// New locks wait so long after a start, if there is somebody whose locks are gone.
-const GRACE: Duration = Duration::from_secs(2);
+/// So long what was locked before a start is kept for those who take it again.
+pub const GRACE: Duration = Duration::from_secs(2);
 
 pub struct Server {
     pub address: SocketAddr,
     folder: TempDir,
     vfs: Vfs,
     pub locks: Arc<SpyLocks>,
-    repository: Arc<dyn Repository>,
+    pub repository: Arc<FaultyRepository>,
     stop: CancellationToken,
     running: Option<JoinHandle<()>>,
     callback_port: u16,
+    member: u16,
 }
 
 impl Server {
@@ -42,13 +44,19 @@ impl Server {
 
     /// Clients' portmappers are asked on this port.
     pub async fn start_with_callbacks(callback_port: u16) -> Self {
-        Self::start_in(tempfile::tempdir().expect("a folder"), callback_port).await
+        Self::start_in(tempfile::tempdir().expect("a folder"), callback_port, 0).await
     }
 
-    async fn start_in(folder: TempDir, callback_port: u16) -> Self {
+    /// The only node of a cluster.
+    pub async fn start_member() -> Self {
+        Self::start_in(tempfile::tempdir().expect("a folder"), 111, 1).await
+    }
+
+    async fn start_in(folder: TempDir, callback_port: u16, member: u16) -> Self {
         let repository =
             SqliteRepository::open(SqliteOptions::new(folder.path().join("meta.db"))).await;
-        let repository: Arc<dyn Repository> = Arc::new(repository.expect("metadata"));
+        let repository = Arc::new(repository.expect("metadata"));
+        let repository = Arc::new(FaultyRepository::new(repository));
         publish(repository.as_ref()).await;
         let content_folder = folder.path().join("content");
         std::fs::create_dir_all(&content_folder).expect("a folder");
@@ -61,7 +69,7 @@ impl Server {
             content: Arc::new(content),
             locks: locks.clone(),
             node: "test".to_owned(),
-            member: 0,
+            member,
             times: VfsTimes {
                 place_idle: PLACE_IDLE,
                 reclaim_grace: GRACE,
@@ -70,10 +78,11 @@ impl Server {
             },
         });
         let vfs = vfs.await.expect("a file layer");
-        vfs.keep_left_locks().await.expect("reads what was locked");
+        locks.be_alone();
         let mut options = NfsOptions::new(vec![SocketAddr::from(([127, 0, 0, 1], 0))]);
         options.client_portmap_port = callback_port;
         let head = NfsHead::bind(vfs.clone(), options).await.expect("binds");
+        vfs.keep_left_locks().await.expect("reads what was locked");
         let stop = CancellationToken::new();
         Self {
             address: head.addresses()[0],
@@ -84,6 +93,7 @@ impl Server {
             running: Some(tokio::spawn(head.serve(stop.clone()))),
             stop,
             callback_port,
+            member,
         }
     }
 
@@ -146,17 +156,17 @@ impl Server {
         }
     }
 
-    async fn shut_down(mut self) -> (TempDir, u16) {
+    async fn shut_down(mut self) -> (TempDir, u16, u16) {
         self.stop_head().await;
         self.vfs.shutdown().await.expect("all is committed");
         self.repository.close().await.expect("the database closes");
-        (self.folder, self.callback_port)
+        (self.folder, self.callback_port, self.member)
     }
 
     /// Stops and starts again on the same repository.
     pub async fn restart(self) -> Self {
-        let (folder, callback_port) = self.shut_down().await;
-        Self::start_in(folder, callback_port).await
+        let (folder, callback_port, member) = self.shut_down().await;
+        Self::start_in(folder, callback_port, member).await
     }
 }
 

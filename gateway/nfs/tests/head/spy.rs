@@ -54,6 +54,11 @@ impl SpyLocks {
         unlocked.wait_for(|n| *n > 0).await.expect("this keeps it");
     }
 
+    /// There are no other nodes.
+    pub fn be_alone(&self) {
+        self.host.get().expect("attached").members(&[]);
+    }
+
     /// A node was there once, and is gone.
     pub fn hear_of_former(&self, number: u32) {
         let former = Member {
@@ -61,6 +66,11 @@ impl SpyLocks {
             epoch: MemberEpoch(1),
         };
         self.host.get().expect("attached").left(&[former]);
+    }
+
+    /// The node may not act, or may again.
+    pub async fn freeze(&self, frozen: bool) {
+        self.host.get().expect("attached").frozen(frozen).await;
     }
 
     /// What the node's clients have on a document was taken away by force.

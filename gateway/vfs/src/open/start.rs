@@ -145,8 +145,10 @@ impl Tree {
         let sink = Sink::new(request.listener.clone());
         let locked = match self.lock_content(request, &plan, &sink).await {
             Ok(locked) => locked,
+            // Who polls makes a reservation (NLM SHARE): that of a copy would reserve nothing.
             Err(conflict @ VfsError::Conflict(_))
                 if plan.policy.on_conflict == OnConflict::Fork
+                    && !request.flags.poll
                     && data_access(granted).has(lm::Access::WRITE)
                     && node.kind == NodeKind::File
                     && stream == 0 =>

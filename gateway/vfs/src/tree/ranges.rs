@@ -7,8 +7,8 @@ use parking_lot::Mutex;
 use sluice_lockmgr as lm;
 use sluice_repo::NodeId;
 
-use crate::error::{ConflictKind, VfsError};
-use crate::lock_bridge::{denied, holder_info};
+use crate::error::{Conflict, ConflictKind, HolderInfo, VfsError};
+use crate::lock_bridge::{RETRY_AFTER, denied, holder_info};
 use crate::lock_notes::LockNote;
 use crate::request::AccessMask;
 use crate::tree::{NfsLock, NfsLockAnswer, NfsLockHow, Tree};
@@ -52,7 +52,8 @@ impl RangeOwners {
 
 impl Tree {
     /// Locks a range for an NFS owner, whose own overlapping locks are replaced, split and merged as POSIX does. The note is to be kept
-    /// as long as the owner may have something locked on the document.
+    /// as long as the owner may have something locked on the document. [`VfsError::Delay`]: it is kept for those who take locks again
+    /// that were lost with a node, and nobody who has done so stands in the way.
     pub async fn lock(
         &self,
         node: NodeId,
@@ -72,17 +73,47 @@ impl Tree {
             NfsLockHow::Wait => request.on_conflict = lm::OnConflict::Wait(None),
             NfsLockHow::Reclaim => request.reclaim = true,
         }
+        let protocol = self.caller().client.protocol;
+        if !request.reclaim && self.inner().is_awaited(node) {
+            let error = self.instead_of_kept(request).await;
+            return Err(self.inner().refused(protocol, error));
+        }
         let (notes, repo) = (&self.inner().lock_notes, &self.inner().repo);
         let note = notes.note(repo.as_ref(), node).await?;
         self.inner()
             .range_owners
             .remember(request.owner, &lock.owner);
-        let answer = self.inner().locks.lock_owned(request).await;
-        answer.map(|()| note).map_err(|denial| {
-            let protocol = self.caller().client.protocol;
-            self.inner()
-                .refused(protocol, denied(denial, ConflictKind::RangeLock))
-        })
+        let error = match self.inner().locks.lock_owned(request.clone()).await {
+            Ok(()) => return Ok(note),
+            Err(lm::Denial::Conflict(conflict))
+                if conflict.holder.is_kept() && !request.reclaim =>
+            {
+                self.instead_of_kept(request).await
+            }
+            Err(denial) => denied(denial, ConflictKind::RangeLock),
+        };
+        Err(self.inner().refused(protocol, error))
+    }
+
+    /// What a lock is told that what is kept is in the way of.
+    async fn instead_of_kept(&self, request: lm::OwnedRangeRequest) -> VfsError {
+        match self.taken_again(request).await {
+            Some(held) => VfsError::Conflict(Box::new(Conflict {
+                kind: ConflictKind::RangeLock,
+                holder: range_holder(&held),
+                retry_after: RETRY_AFTER,
+            })),
+            None => VfsError::Delay,
+        }
+    }
+
+    /// What stands in a lock's way beside what is kept for those who take locks again.
+    async fn taken_again(&self, request: lm::OwnedRangeRequest) -> Option<lm::RangeHolder> {
+        let request = lm::OwnedRangeRequest {
+            reclaim: true,
+            ..request
+        };
+        self.inner().locks.test_owned(&request).await
     }
 
     /// Unlocks a range of an NFS owner; unlocking what is not locked is fine.
@@ -108,14 +139,35 @@ impl Tree {
         Ok(())
     }
 
-    /// Whether a lock would be granted.
+    /// Whether a document is kept for NFS clients that may take again what they had on it: nobody reserves it anew.
+    pub async fn is_kept(&self, node: NodeId) -> Result<bool, VfsError> {
+        // What is kept is kept as a whole; others seldom have the last of all bytes.
+        let last = NfsLock {
+            owner: Vec::new(),
+            offset: u64::MAX - 1,
+            length: 1,
+            exclusive: false,
+        };
+        let request = self.owned_range(node, &last)?;
+        let held = self.inner().locks.test_owned(&request).await;
+        Ok(held.is_some_and(|held| held.holder.is_kept()) || self.inner().is_awaited(node))
+    }
+
+    /// Whether a lock would be granted. [`VfsError::Delay`] as of [`Self::lock`]: nobody knows yet who will have it.
     pub async fn test_lock(&self, node: NodeId, lock: NfsLock) -> Result<NfsLockAnswer, VfsError> {
         self.document(node).await?;
         let request = self.owned_range(node, &lock)?;
-        let Some(held) = self.inner().locks.test_owned(&request).await else {
-            return Ok(NfsLockAnswer::Free);
+        let mut held = self.inner().locks.test_owned(&request).await;
+        let kept = held.as_ref().is_some_and(|held| held.holder.is_kept());
+        if kept {
+            held = self.taken_again(request).await;
+        }
+        let Some(held) = held else {
+            return match kept || self.inner().is_awaited(node) {
+                true => Err(VfsError::Delay),
+                false => Ok(NfsLockAnswer::Free),
+            };
         };
-        let what = format!("lock on bytes {}", held.range);
         Ok(NfsLockAnswer::Held {
             lock: NfsLock {
                 owner: self.inner().range_owners.bytes(held.owner),
@@ -123,7 +175,7 @@ impl Tree {
                 length: held.range.length(),
                 exclusive: held.exclusive,
             },
-            holder: Box::new(holder_info(&held.holder, what)),
+            holder: Box::new(range_holder(&held)),
         })
     }
 
@@ -141,4 +193,8 @@ impl Tree {
             reclaim: false,
         })
     }
+}
+
+fn range_holder(held: &lm::RangeHolder) -> HolderInfo {
+    holder_info(&held.holder, format!("lock on bytes {}", held.range))
 }

@@ -17,20 +17,14 @@ use sqlx::postgres::PgRow;
 use super::members::{interval, state_code};
 use super::{PostgresRegistry, Result, big, number, told, unsigned};
 
-/// Notes of former members that one look forgets.
-const FORGOTTEN_AT_ONCE: i64 = 10_000;
-
-/// Members (`kind` 0, at least one row), what former ones left (1), the owners (2, if there is a version other than `$5`). What is over is
-/// forgotten, some at a time, by a look that comes while some member can act: when none can, that time does not count. Nobody waits for
+/// Members (`kind` 0, at least one row), what former ones left (1), the owners (2, if there is a version other than `$4`). What is over is
+/// not begun anew after a look that comes while some member can act: when none can, that time does not count. Nobody waits for
 /// anybody there.
 const LOOK: &str = "\
     WITH over AS (SELECT epoch FROM past_member WHERE kept_until < clock_timestamp() - $2 \
         AND EXISTS (SELECT 1 FROM node_session WHERE member > 0 AND expires_at > clock_timestamp() AND state <> $3) \
-        LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED), \
-      gone AS (DELETE FROM nfs_locked WHERE ctid IN \
-        (SELECT l.ctid FROM nfs_locked l JOIN over ON over.epoch = l.epoch LIMIT $4) RETURNING 1), \
-      done AS (UPDATE past_member p SET kept_until = NULL FROM over \
-        WHERE p.epoch = over.epoch AND (SELECT count(*) FROM gone) < $4) \
+        FOR NO KEY UPDATE SKIP LOCKED), \
+      done AS (UPDATE past_member p SET kept_until = NULL FROM over WHERE p.epoch = over.epoch) \
     SELECT 0 AS kind, c.value AS version, n.member, n.epoch, n.name, n.addr, n.version AS program, n.state, \
         (extract(epoch FROM n.expires_at) * 1000000)::bigint AS moment, NULL::bigint[] AS documents, \
         NULL::int[] AS shards, NULL::bigint[] AS epochs, NULL::int[] AS owners, NULL::bigint[] AS owner_epochs \
@@ -43,7 +37,7 @@ const LOOK: &str = "\
     UNION ALL \
     SELECT 2, min(c.value), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
         array_agg(s.shard), array_agg(s.epoch), array_agg(s.owner), array_agg(s.owner_epoch) \
-      FROM cluster_state c CROSS JOIN lock_shard s WHERE c.key = 'shards' AND c.value <> $5 HAVING count(*) > 0";
+      FROM cluster_state c CROSS JOIN lock_shard s WHERE c.key = 'shards' AND c.value <> $4 HAVING count(*) > 0";
 
 /// The owners as they were read last.
 pub(super) type LastMap = Mutex<Arc<ShardMap>>;
@@ -58,7 +52,6 @@ impl PostgresRegistry {
             .bind(known)
             .bind(interval(RECLAIM_GRACE))
             .bind(state_code(MemberState::Joining))
-            .bind(FORGOTTEN_AT_ONCE)
             .bind(last.as_ref().map(|last| big(last.version)))
             .fetch_all(&mut lent.conn)
             .await

@@ -20,6 +20,11 @@ const JOIN_LOCK: i64 = 0x4a6f_696e;
 /// Numbers of nodes are used in 16 bits.
 const MEMBERS_MAX: i32 = 65_535;
 
+/// For how long a node may be gone whose NFS clients find that nobody has overtaken them when it comes back.
+const LONG_GONE: Duration = Duration::from_secs(24 * 3600);
+/// Notes of nodes that did not come back that are forgotten when one joins.
+const FORGOTTEN_AT_ONCE: i64 = 10_000;
+
 /// Why a member may be fenced.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Proof {
@@ -109,6 +114,7 @@ impl PostgresRegistry {
             .execute(&mut *tx)
             .await
             .map_err(told)?;
+        forget_long_gone(&mut tx).await?;
         // After the insertion, which a command that takes the whole repository does not pass: one of the two sees the other.
         end_command(&mut tx).await?;
         let transaction = count(&mut tx, "members").await?;
@@ -363,6 +369,22 @@ async fn keep_anew_if_alone(conn: &mut PgConnection) -> Result<()> {
         "UPDATE past_member SET kept_until = clock_timestamp() + $1 WHERE kept_until IS NOT NULL",
     )
     .bind(interval(RECLAIM_GRACE))
+    .execute(conn)
+    .await
+    .map(drop)
+    .map_err(told)
+}
+
+/// What lives noted that were over long ago, some of it at a time, but for those of nodes that are members again: their clients may have
+/// waited for them.
+async fn forget_long_gone(conn: &mut PgConnection) -> Result<()> {
+    sqlx::query(
+        "DELETE FROM nfs_locked WHERE ctid IN (SELECT l.ctid FROM past_member p JOIN nfs_locked l ON l.epoch = p.epoch \
+         WHERE p.kept_until IS NULL AND p.at < clock_timestamp() - $1 \
+           AND NOT EXISTS (SELECT 1 FROM node_session n WHERE n.member = p.member) LIMIT $2)",
+    )
+    .bind(interval(LONG_GONE))
+    .bind(FORGOTTEN_AT_ONCE)
     .execute(conn)
     .await
     .map(drop)

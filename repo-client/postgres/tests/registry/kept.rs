@@ -82,14 +82,65 @@ async fn what_nfs_clients_of_a_former_member_had_locked_is_told_for_some_time_an
     };
     let kept_for = "UPDATE past_member SET kept_until = kept_until - interval '20 seconds'";
     assert_eq!(after(kept_for).await, [], "it is over");
-    assert_eq!(notes(&ground).await, 3, "not for long");
+    assert_eq!(notes(&ground).await, 3, "for when it comes back");
     let no_lease = "UPDATE node_session SET expires_at = clock_timestamp() - interval '1 second'; \
                     UPDATE past_member SET kept_until = kept_until - interval '60 seconds'";
     assert_eq!(after(no_lease).await, []);
     assert_eq!(notes(&ground).await, 3, "nobody can act");
     registry.renew(me.member, &[]).await.unwrap();
     assert_eq!(kept(&registry).await, [], "it was over before");
+    assert_eq!(notes(&ground).await, 3, "for when it comes back");
+    // It does not.
+    let sql = "UPDATE past_member SET at = at - interval '1 day'";
+    sqlx::raw_sql(sql).execute(&mut conn).await.unwrap();
+    let _other = join(&registry, "c").await;
     assert_eq!(notes(&ground).await, 1, "those of a member");
+}
+
+/// What a node knows of documents that its clients had locked.
+async fn noted(ground: &Ground, member: Member) -> Vec<NodeId> {
+    let database = Database::open(&ground.url).await.unwrap();
+    let options = RepositoryOptions::new(Writer::Member(member));
+    let repository = PostgresRepository::open(database, options).await.unwrap();
+    repository.noted_locked().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_node_that_comes_back_after_long_knows_what_its_former_lives_noted_until_it_forgets_it() {
+    let ground = Ground::new();
+    let registry = ground.registry().await;
+    let stays = join(&registry, "other").await;
+    let other = stays.member;
+    let live = registry.set_state(other, other, MemberState::Live);
+    live.await.unwrap();
+    note(&ground, other, 3).await.unwrap();
+    for document in [5, 7] {
+        let life = join(&registry, "a").await.member;
+        note(&ground, life, document).await.unwrap();
+        note(&ground, life, 9).await.unwrap();
+        registry.leave(life).await.unwrap();
+    }
+    let mut conn = session(&ground.url).await;
+    let sql = "UPDATE past_member SET kept_until = kept_until - interval '60 seconds', at = at - interval '1 day'";
+    sqlx::raw_sql(sql).execute(&mut conn).await.unwrap();
+    assert_eq!(kept(&registry).await, []);
+    let me = join(&registry, "a").await.member;
+    assert_eq!(kept(&registry).await, [], "not anew: others could act");
+    assert_eq!(noted(&ground, me).await, [5, 7, 9].map(NodeId));
+    note(&ground, me, 9).await.unwrap();
+    forget(&ground, me, &[3, 5, 7]).await;
+    assert_eq!(noted(&ground, me).await, [NodeId(9)]);
+    forget(&ground, me, &[9]).await;
+    assert_eq!(noted(&ground, me).await, []);
+    assert_eq!(noted(&ground, other).await, [NodeId(3)], "another's");
+}
+
+async fn forget(ground: &Ground, member: Member, documents: &[u64]) {
+    let database = Database::open(&ground.url).await.unwrap();
+    let options = RepositoryOptions::new(Writer::Member(member));
+    let repository = PostgresRepository::open(database, options).await.unwrap();
+    let documents = documents.iter().copied().map(NodeId).collect();
+    repository.forget_locked(documents).await.unwrap();
 }
 
 #[tokio::test]
@@ -135,11 +186,7 @@ async fn the_time_in_which_nfs_locks_are_kept_begins_anew_where_no_member_could_
     let mut conn = session(&ground.url).await;
     sqlx::raw_sql(over).execute(&mut conn).await.unwrap();
     let second = join(&registry, "f").await;
-    // Each look forgets what one former member left.
-    for _ in 0..2 {
-        assert_eq!(kept(&registry).await, []);
-    }
-    assert_eq!(notes(&ground).await, 0);
+    assert_eq!(kept(&registry).await, []);
     drop((first, second, other));
     later(&ground, 60).await;
     let _third = join(&registry, "e").await;
