@@ -91,7 +91,7 @@ pub fn cases(scale: f64) -> Vec<Case> {
                 operations,
             });
         };
-        // Each upload over FTP takes a port of the server's for a minute.
+        // Each upload over FTP takes a port of the server's for a minute, also those of documents that are renamed.
         let uploads = match protocol {
             Protocol::Ftp => 1,
             Protocol::Smb | Protocol::Nfs => 3,
@@ -105,8 +105,8 @@ pub fn cases(scale: f64) -> Vec<Case> {
             add(Job::Open, 2, times(30_000));
         }
         add(Job::List(times(10_000)), 1, 3);
-        add(Job::Rename, 1, times(600));
-        add(Job::Rename, 8, times(2400));
+        add(Job::Rename, 1, times(200 * uploads));
+        add(Job::Rename, 8, times(800 * uploads));
         add(Job::WriteLarge(large), 1, 1);
         add(Job::ReadLarge(large), 1, READS);
     }
