@@ -11,7 +11,6 @@ use sluice_repo::{
 use super::{apply, purge, save};
 use crate::error::db;
 use crate::read;
-use crate::row;
 use crate::writer::{Touch, Tx};
 
 /// Bytes in which storage is counted.
@@ -28,9 +27,15 @@ struct Current {
 /// Makes a sealed content the current one.
 pub(crate) fn commit(tx: &mut Tx<'_>, commit: &Commit) -> Result<Committed> {
     commit.manifest.check()?;
-    let mut node = row::node(tx.conn, commit.content.node)?;
+    let mut node = tx.node(commit.content.node)?;
     check_target(tx, commit.content, node.kind)?;
-    let current = current(tx, commit.content)?;
+    // A document without a version has nothing in the table.
+    let none = commit.content.stream == 0 && node.version.0 == 0;
+    let current = if none {
+        None
+    } else {
+        current(tx, commit.content)?
+    };
     let version = current.as_ref().map_or(0, |c| c.version);
     if current
         .as_ref()

@@ -14,10 +14,10 @@ pub(crate) mod stream;
 use std::sync::Arc;
 
 use rusqlite::params;
-use sluice_repo::{AttributeChange, Attributes, NodeId, Result, Timestamp};
+use sluice_repo::{AttributeChange, Attributes, Cookie, NodeId, Result, Timestamp};
 
 use crate::error::db;
-use crate::row;
+use crate::row::Entry;
 use crate::writer::{Touch, Tx};
 
 /// Writes back everything of a node but its ACL.
@@ -98,6 +98,7 @@ pub(crate) fn insert_entry(
     fold: String,
     node: NodeId,
 ) -> Result<()> {
+    let mut entries = tx.entries(parent, &fold)?;
     let cookie = tx.new_id()?;
     tx.conn
         .prepare_cached(
@@ -105,12 +106,12 @@ pub(crate) fn insert_entry(
         )
         .and_then(|mut s| s.execute(params![parent.0 as i64, cookie, name, fold, node.0 as i64]))
         .map_err(db)?;
-    touch_name(tx, parent, fold)
-}
-
-/// Entries under a folded name have changed; called when they have.
-pub(crate) fn touch_name(tx: &mut Tx<'_>, parent: NodeId, fold: String) -> Result<()> {
-    let entries = row::entries(tx.conn, parent, &fold)?;
+    // Cookies grow, so the newest comes last.
+    entries.push(Entry {
+        name: name.into(),
+        cookie: Cookie(cookie as u64),
+        node,
+    });
     tx.touch(Touch::Name(parent, fold, entries));
     Ok(())
 }

@@ -9,7 +9,7 @@ use sluice_repo::{
 use super::{bump, purge, save, save_folder};
 use crate::error::db;
 use crate::row::{self, Entry};
-use crate::writer::Tx;
+use crate::writer::{Touch, Tx};
 
 /// Finds the entry that a request names, and that it still leads where the asker thinks.
 pub(crate) fn find(tx: &Tx<'_>, parent: NodeId, name: &str, node: Option<NodeId>) -> Result<Entry> {
@@ -94,11 +94,14 @@ pub(crate) fn delete_entry(
     cookie: Cookie,
     fold: &str,
 ) -> Result<()> {
+    let mut entries = tx.entries(parent, fold)?;
     tx.conn
         .prepare_cached("DELETE FROM entry WHERE parent = ?1 AND cookie = ?2")
         .and_then(|mut s| s.execute(params![parent.0 as i64, cookie.0 as i64]))
         .map_err(db)?;
-    super::touch_name(tx, parent, fold.to_owned())
+    entries.retain(|entry| entry.cookie != cookie);
+    tx.touch(Touch::Name(parent, fold.to_owned(), entries));
+    Ok(())
 }
 
 fn has_entries(tx: &Tx<'_>, folder: NodeId) -> Result<bool> {
