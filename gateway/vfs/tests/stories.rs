@@ -99,7 +99,7 @@ async fn where_the_rule_says_wait_ftp_is_held_and_nfs_is_told_to_come_back() {
     assert!(!done.load(Ordering::SeqCst), "the upload waits");
     open.close().await.expect("closed");
     let receipt = upload.await.expect("no panic");
-    assert!(!receipt.forked);
+    assert_eq!(receipt.copy, None);
     assert_eq!(content(&ftp, "w").await, b"by ftp");
 }
 
@@ -182,7 +182,7 @@ async fn an_upload_to_a_new_name_holds_the_name() {
     assert!(ftp.resolve(&path("fresh")).await.is_err(), "nothing to see");
     upload.commit(None).await.expect("committed");
     let receipt = second.await.expect("no panic");
-    assert_eq!(receipt.path, "fresh");
+    assert_eq!(receipt.copy, None);
     assert_eq!(content(&ftp, "fresh").await, b"second ftp");
 }
 
@@ -314,14 +314,12 @@ async fn where_the_rule_says_fork_the_later_writer_gets_a_conflicted_copy() {
         .expect("open")
         .open;
     let receipt = put(&ftp, "plan.txt", b"two").await;
-    assert!(receipt.forked);
+    let copy = receipt.copy.expect("a conflicted copy");
     assert!(
-        receipt.path.starts_with("plan (conflicted copy alice 2")
-            && receipt.path.ends_with(").txt"),
-        "{}",
-        receipt.path
+        copy.starts_with("plan (conflicted copy alice 2") && copy.ends_with(").txt"),
+        "{copy}"
     );
-    assert_eq!(content(&ftp, &receipt.path).await, b"two");
+    assert_eq!(content(&ftp, &copy).await, b"two");
     assert_eq!(content(&ftp, "plan.txt").await, b"one");
     let other = world.tree(Protocol::Smb, 8);
     let forked = other
@@ -368,7 +366,7 @@ async fn who_makes_a_name_that_is_being_uploaded_gets_one_beside_it_under_fork()
     let name = opened.open.path().await.expect("a path");
     assert!(name.starts_with("new (conflicted copy"), "{name}");
     let receipt = upload.commit(None).await.expect("committed");
-    assert_eq!(receipt.path, "new");
+    assert_eq!(receipt.copy, None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -93,17 +93,16 @@ fn failed(path: &VirtualPath, error: &VfsError) -> Reply {
 }
 
 fn stored(path: &VirtualPath, bytes: u64, receipt: &UploadReceipt) -> Reply {
-    tracing::debug!(document = %path, bytes, version = receipt.attributes.version.0, forked = receipt.forked, "stored");
-    if !receipt.forked {
+    tracing::debug!(document = %path, bytes, version = receipt.attributes.version.0, forked = receipt.copy.is_some(), "stored");
+    let Some(copy) = &receipt.copy else {
         return reply::stored(bytes, receipt.attributes.size);
-    }
+    };
     let share = path
         .in_share()
         .ok()
         .flatten()
         .map(|(share, _)| share.to_owned());
-    let copy =
-        VirtualPath::default().join(&format!("/{}/{}", share.unwrap_or_default(), receipt.path));
+    let copy = VirtualPath::default().join(&format!("/{}/{copy}", share.unwrap_or_default()));
     reply::stored_as_copy(bytes, path, &copy.unwrap_or_default())
 }
 

@@ -39,10 +39,8 @@ pub enum UploadMode {
 pub struct UploadReceipt {
     /// The document after the commit.
     pub attributes: Attributes,
-    /// Path from the share's root under which the content went: another than asked if the policy said `fork`.
-    pub path: String,
-    /// Whether it is a conflicted copy.
-    pub forked: bool,
+    /// The conflicted copy that the content went into because the policy said `fork`: its path from the share's root.
+    pub copy: Option<String>,
 }
 
 /// Lost races after which an upload gives up.
@@ -386,7 +384,6 @@ impl Upload {
     ) -> Result<UploadReceipt, VfsError> {
         let tree = self.tree;
         let inner = tree.inner();
-        let path = tree.path_of(self.dir.id).await?;
         match self.goal {
             Goal::Existing {
                 node,
@@ -413,8 +410,7 @@ impl Upload {
                 );
                 Ok(UploadReceipt {
                     attributes,
-                    path: join(&path, &self.name),
-                    forked: false,
+                    copy: None,
                 })
             }
             Goal::New { gate } => {
@@ -426,11 +422,11 @@ impl Upload {
                 gate.release().await;
                 Ok(UploadReceipt {
                     attributes: made?,
-                    path: join(&path, &self.name),
-                    forked: false,
+                    copy: None,
                 })
             }
             Goal::Fork => {
+                let path = tree.path_of(self.dir.id).await?;
                 for attempt in 0..FORK_TRIES_MAX {
                     let name = tree.fork_name(&self.name, attempt);
                     match publish(&tree, &self.dir, &name, &sealed, modified).await {
@@ -439,8 +435,7 @@ impl Upload {
                             Metrics::count(&inner.metrics.forks);
                             return Ok(UploadReceipt {
                                 attributes: made?,
-                                path: join(&path, &name),
-                                forked: true,
+                                copy: Some(join(&path, &name)),
                             });
                         }
                     }
