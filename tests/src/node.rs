@@ -67,7 +67,7 @@ impl Ports {
     }
 }
 
-/// The built binary: `SLUICE_BIN`, or the one beside this test's own target folder.
+/// The program under test: `SLUICE_BIN`, or the release build in this test's own target folder.
 pub fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os("SLUICE_BIN") {
         return path.into();
@@ -77,7 +77,8 @@ pub fn binary() -> PathBuf {
     if dir.ends_with("deps") {
         dir.pop();
     }
-    dir.join("sluice")
+    // Whatever profile the test has.
+    dir.with_file_name("release").join("sluice")
 }
 
 /// Ports below those that the system gives to outgoing connections: a node that is killed must find its own free again.

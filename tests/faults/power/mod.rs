@@ -2,7 +2,7 @@
 //! that the folders are put together again as a disk may hold them that had lost its power then ([`disk`]). A node that starts on them
 //! has everything that was acknowledged as durable before that moment.
 //!
-//! `SLUICE_POWER_CUTS=50 cargo test --release -p sluice-tests --test faults power -- --ignored --nocapture`; `SLUICE_POWER_SEED` repeats
+//! `SLUICE_POWER_CUTS=50 cargo test --profile checks -p sluice-tests --test faults power -- --ignored --nocapture`; `SLUICE_POWER_SEED` repeats
 //! the choice of moments and of what is lost, not the load.
 
 mod disk;
