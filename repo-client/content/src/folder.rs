@@ -35,7 +35,7 @@ pub struct Folder {
     root: PathBuf,
     buffers: Buffers,
     /// Where new objects that are not long go.
-    packs: Option<Arc<Packs>>,
+    pub(crate) packs: Option<Arc<Packs>>,
 }
 
 impl Folder {
@@ -234,8 +234,9 @@ fn in_memory(
     read_ranges(&file.into(), from, ranges, buffers, ReadWriteFlags::NOWAIT).ok()
 }
 
-fn list(root: &Path, counts: &Counts) -> io::Result<Vec<(ObjectId, u64)>> {
-    let mut found = pack::list(&root.join(LAYOUT).join(pack::FOLDER), counts)?;
+fn list(root: &Path, packs: Option<&Packs>, counts: &Counts) -> io::Result<Vec<(ObjectId, u64)>> {
+    let ready = |name| packs.map_or(0, |packs| packs.ready(name));
+    let mut found = pack::list(&root.join(LAYOUT).join(pack::FOLDER), counts, ready)?;
     for folder in fs::read_dir(root.join(LAYOUT))? {
         let folder = folder?;
         if !folder.file_type()?.is_dir() {
@@ -370,8 +371,11 @@ impl Objects for Folder {
     }
 
     async fn list(&self) -> Result<Vec<(ObjectId, u64)>> {
-        let counts = self.counts();
-        blocking(self.root.clone(), move |root| list(root, &counts)).await
+        let (packs, counts) = (self.packs.clone(), self.counts());
+        blocking(self.root.clone(), move |root| {
+            list(root, packs.as_deref(), &counts)
+        })
+        .await
     }
 
     fn kept_by_system(&self) -> bool {

@@ -2,17 +2,23 @@
 //! who wait are answered by it. A sync that fails is the file's last: what the system has dropped of it a second one would not tell.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use rustix::io::{Errno, pwritev};
 use sluice_repo::{PackPlace, RepoError, Result};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
 
-use super::{Counts, entry, start};
+use super::{Counts, UNIT_BYTES, entry, room, start};
+
+/// Bytes of an object that one call writes: the system takes memory for all of them at once, and large pieces of it are dear.
+const WRITE_BYTES: usize = 64 << 10;
+/// Slices that one call takes (IOV_MAX).
+const SLICES_MAX: usize = 1024;
 
 /// Makes what was written to a file durable.
 pub(crate) type Sync = Arc<dyn Fn(&File) -> io::Result<()> + Send + std::marker::Sync>;
@@ -73,6 +79,15 @@ impl Pack {
         self.group.lock().failed.is_some()
     }
 
+    /// Gives back what lies behind the last place; no more objects will be put here.
+    pub(super) fn cut_off(&self, end: u16) {
+        let end = u64::from(end) * UNIT_BYTES;
+        let longer = self.file.metadata().is_ok_and(|pack| pack.len() > end);
+        if longer && let Err(error) = self.file.set_len(end) {
+            tracing::debug!(%error, "a pack keeps room that it does not need");
+        }
+    }
+
     /// Stores an object at its place; on the caller's thread if it may be held up.
     pub(super) async fn put(self: &Arc<Pack>, place: PackPlace, parts: Vec<Bytes>) -> Result<()> {
         let told = if sluice_repo::may_block() {
@@ -124,14 +139,14 @@ impl Pack {
     }
 
     fn write(&self, place: PackPlace, parts: &[Bytes]) -> io::Result<()> {
+        let len: usize = parts.iter().map(Bytes::len).sum();
+        if len as u64 > room(place) {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        }
         // First, so that what fails half-way can be found and deleted.
         self.file
             .write_all_at(&place.units.to_le_bytes(), entry(place.unit))?;
-        let mut at = start(place);
-        for part in parts {
-            self.file.write_all_at(part, at)?;
-            at += part.len() as u64;
-        }
+        write_whole(&self.file, start(place), parts)?;
         self.counts.appended(place);
         Ok(())
     }
@@ -224,6 +239,49 @@ impl Pack {
         }
         result
     }
+}
+
+/// Writes parts one behind the other and zeros behind them, whole units: the rest of one would first be read where zeros were written ahead.
+fn write_whole(file: &File, mut at: u64, parts: &[Bytes]) -> io::Result<()> {
+    const ZEROS: [u8; UNIT_BYTES as usize] = [0; UNIT_BYTES as usize];
+    let len: usize = parts.iter().map(Bytes::len).sum();
+    let behind = len.next_multiple_of(ZEROS.len()) - len;
+    let (mut slices, mut filled) = (Vec::with_capacity(parts.len() + 2), 0);
+    for part in parts.iter().map(|part| &part[..]).chain([&ZEROS[..behind]]) {
+        let mut rest = part;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(rest.len().min(WRITE_BYTES - filled));
+            slices.push(IoSlice::new(now));
+            filled += now.len();
+            rest = later;
+            if filled == WRITE_BYTES || slices.len() == SLICES_MAX {
+                write_all_vectored_at(file, at, &mut slices)?;
+                at += filled as u64;
+                slices.clear();
+                filled = 0;
+            }
+        }
+    }
+    write_all_vectored_at(file, at, &mut slices)
+}
+
+fn write_all_vectored_at(
+    file: &File,
+    mut at: u64,
+    mut slices: &mut [IoSlice<'_>],
+) -> io::Result<()> {
+    while !slices.is_empty() {
+        match pwritev(file, slices, at) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => {
+                at += count as u64;
+                IoSlice::advance_slices(&mut slices, count);
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 fn ended() -> RepoError {

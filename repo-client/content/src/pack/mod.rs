@@ -7,6 +7,7 @@
 //! A place is given once and never again, and only the run that made a pack puts objects into it: behind the end of what a
 //! crash has left nothing is ever written. Owns layout, list and deletion here; `writer` owns what grows.
 
+mod ahead;
 mod counts;
 mod group;
 mod writer;
@@ -34,6 +35,11 @@ pub(crate) const OBJECT_BYTES_MIN: u64 = 24 << 10;
 const UNIT_BYTES: u64 = PackPlace::UNIT_BYTES as u64;
 /// Units of a pack, the table's included: 64 MiB.
 const UNITS: u16 = PackPlace::UNIT_MAX + 1;
+const PACK_BYTES: u64 = UNITS as u64 * UNIT_BYTES;
+/// Packs at a run's end that may have room for more: the last one, the one before that, and one that a commit still needed.
+const FILLING_MAX: u32 = 3;
+/// Bytes that are looked through at once.
+const LOOK_BYTES: u64 = 1 << 20;
 /// Bytes of a table's entry, little-endian.
 const ENTRY_BYTES: u64 = 2;
 const TABLE_BYTES: u64 = UNITS as u64 * ENTRY_BYTES;
@@ -120,8 +126,12 @@ fn packs(folder: &Path) -> io::Result<Vec<PackName>> {
     Ok(found)
 }
 
-/// All objects in packs, with the room that they take.
-pub(crate) fn list(folder: &Path, counts: &Counts) -> io::Result<Vec<(ObjectId, u64)>> {
+/// All objects in packs, with the room that they take; `ready` tells the room that a pack has for more.
+pub(crate) fn list(
+    folder: &Path,
+    counts: &Counts,
+    ready: impl Fn(PackName) -> u64,
+) -> io::Result<Vec<(ObjectId, u64)>> {
     let before = counts.now();
     let (mut found, mut held) = (Vec::new(), PacksHeld::default());
     for name in packs(folder)? {
@@ -142,7 +152,7 @@ pub(crate) fn list(folder: &Path, counts: &Counts) -> io::Result<Vec<(ObjectId, 
             found.push((ObjectId::packed(name.run, place), room(place)));
         }
         held.bytes += used;
-        held.dead_bytes += (file.metadata()?.blocks() * 512).saturating_sub(used);
+        held.dead_bytes += (file.metadata()?.blocks() * 512).saturating_sub(used + ready(name));
     }
     counts.found(held, before);
     Ok(found)
@@ -204,17 +214,70 @@ fn can_punch(file: &File) -> bool {
     fallocate(file, flags, 0, UNIT_BYTES).is_ok()
 }
 
-/// Removes packs without objects that other runs than `mine` have left. Nobody else may write packs in this folder.
-fn remove_empty(folder: &Path, mine: u64) -> io::Result<()> {
-    for name in packs(folder)?.into_iter().filter(|name| name.run != mine) {
+/// Clears away what other runs than `mine` have left: packs without objects, and the zeros behind the last object of a pack that was being
+/// filled when its run ended without a stop. Nobody else may write packs in this folder. What can't be looked through stays as it is.
+fn clear_away(folder: &Path, mine: u64) -> io::Result<()> {
+    let names = packs(folder)?;
+    let mut last: BTreeMap<u64, u32> = BTreeMap::new();
+    for name in names.iter().filter(|name| name.run != mine) {
+        let number = last.entry(name.run).or_default();
+        *number = name.number.max(*number);
+    }
+    for name in names {
+        let Some(last) = last.get(&name.run) else {
+            continue;
+        };
         let path = name.path(folder);
-        // Only a file that is next to nothing can be one.
-        let small = fs::metadata(&path)?.blocks() * 512 <= 2 * TABLE_BYTES;
-        if small && read_table(&File::open(&path)?)?.is_empty() {
-            remove(&path)?;
+        let was_filling = name.number.saturating_add(FILLING_MAX) > *last;
+        match clear_one_away(&path, was_filling) {
+            // The run that made it may still be ending.
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                tracing::warn!(pack = %path.display(), %error, "room that nobody needs may stay in a pack");
+            }
+            _ => {}
         }
     }
     Ok(())
+}
+
+fn clear_one_away(path: &Path, was_filling: bool) -> io::Result<()> {
+    let metadata = fs::metadata(path)?;
+    // Only a file that is next to nothing can be without objects, or one that got none yet.
+    let small = metadata.blocks() * 512 <= 2 * TABLE_BYTES;
+    if !small && !was_filling {
+        return Ok(());
+    }
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    let table = read_table(&file)?;
+    let used = table.last().map_or(TABLE_BYTES, |(unit, units)| {
+        (u64::from(*unit) + u64::from(*units)) * UNIT_BYTES
+    });
+    let end = bytes_end(&file, used, metadata.len())?;
+    if table.is_empty() && end <= TABLE_BYTES {
+        remove(path)?;
+    } else if end < metadata.len() {
+        file.set_len(end)?;
+    }
+    Ok(())
+}
+
+/// The end of the last unit that is not zeros, `used` at the least: what a crash has left without an entry, or a table that is damaged, must not
+/// take bytes with it (of a document that ends in zeros a damaged table can't tell which are its own).
+fn bytes_end(file: &File, used: u64, len: u64) -> io::Result<u64> {
+    let mut bytes = vec![0; LOOK_BYTES as usize];
+    let mut end = len;
+    while end > used {
+        let from = used.max(end.saturating_sub(LOOK_BYTES));
+        let looked = bytes.get_mut(..(end - from) as usize).unwrap_or_default();
+        file.read_exact_at(looked, from)?;
+        if let Some(last) = looked.iter().rposition(|byte| *byte != 0) {
+            return Ok((from + last as u64 + 1)
+                .next_multiple_of(UNIT_BYTES)
+                .min(len));
+        }
+        end = from;
+    }
+    Ok(used.min(len))
 }
 
 /// An object is to be put where this process gives no places.

@@ -56,6 +56,14 @@ fn pack_files(dir: &TempDir) -> HashSet<PathBuf> {
     files.map(|file| file.expect("file").path()).collect()
 }
 
+/// Ends a folder and whatever it still did.
+fn end(mut folder: Folder) {
+    let packs = folder.packs.take().map(|packs| Arc::downgrade(&packs));
+    while packs.as_ref().is_some_and(|packs| packs.strong_count() > 0) {
+        std::thread::yield_now();
+    }
+}
+
 #[tokio::test]
 async fn objects_in_a_pack_are_read_listed_and_deleted_one_by_one_and_their_room_is_freed() {
     let (folder, dir) = folder();
@@ -196,7 +204,7 @@ async fn after_a_crash_nothing_is_put_where_an_earlier_run_has_written() {
     let kept = stored(&folder, 1, 30_000).await;
     let torn = place(&folder, 60_000);
     let path = pack_path(&dir, kept);
-    drop(folder);
+    end(folder);
     // As far as it came: the entry and half of the object, which nobody has heard of.
     let (_, at) = find(torn).expect("packed");
     let file = OpenOptions::new().write(true).open(&path).expect("pack");
@@ -269,13 +277,13 @@ async fn what_earlier_runs_have_left_empty_goes_once_the_folder_is_known_to_be_o
     let other = Folder::alone(dir.path()).expect("open");
     let refused = other.claim("b").await;
     assert!(matches!(refused, Err(RepoError::InUse(_))), "{refused:?}");
-    drop(other);
+    end(other);
     assert_eq!(
         pack_files(&dir).len(),
         2,
         "another one's packs are left alone"
     );
-    drop(one);
+    end(one);
     let again = Folder::alone(dir.path()).expect("open");
     again.claim("a").await.expect("claim");
     let id = stored(&again, 1, 50_000).await;
@@ -415,4 +423,81 @@ async fn what_is_done_with_packs_is_counted_and_what_they_hold_once_it_was_looke
     let held = counts().held.expect("looked for");
     assert_eq!((held.objects, held.bytes), (1, short));
     assert!(held.dead_bytes <= TABLE_BYTES, "{}", held.dead_bytes);
+}
+
+/// Waits for what another thread does.
+fn until(what: &str, done: impl Fn() -> bool) {
+    let began = std::time::Instant::now();
+    while !done() {
+        assert!(began.elapsed().as_secs() < 60, "{what}");
+        std::thread::yield_now();
+    }
+}
+
+#[tokio::test]
+async fn zeros_in_the_next_pack_never_take_the_place_of_an_object() {
+    let (folder, dir) = folder_with(Arc::new(|_: &File| Ok(())));
+    let len = 300_001_usize;
+    let units = len.div_ceil(UNIT_BYTES as usize);
+    let in_a_pack = (usize::from(UNITS) - usize::from(FIRST_UNIT)) / units;
+    let mut ids = Vec::new();
+    for n in 0..2 * in_a_pack + 10 {
+        ids.push(stored(&folder, n as u8, len).await);
+        if n == in_a_pack * 3 / 4 {
+            let (name, _) = find(ids[0]).expect("packed");
+            let next = PackName { number: 1, ..name }.path(&dir.path().join("v1").join(FOLDER));
+            if ahead::is_of_use(&next) {
+                let blocks = || fs::metadata(&next).expect("next").blocks() * 512;
+                until("the next pack gets its zeros", || {
+                    blocks() >= PACK_BYTES / 2
+                });
+            }
+        }
+    }
+    for (n, id) in ids.iter().enumerate() {
+        assert!(
+            read(&folder, *id, len).await.expect("read") == bytes(n as u8, len),
+            "{n}"
+        );
+    }
+    assert_eq!(listed(&folder).await, ids.iter().copied().collect());
+    let last = *ids.last().expect("stored");
+    let path = pack_path(&dir, last);
+    end(folder);
+    let (_, at) = find(last).expect("packed");
+    let len = || fs::metadata(&path).expect("pack").len();
+    until("a stop gives back what is left", || {
+        len() == start(at) + room(at)
+    });
+}
+
+#[tokio::test]
+async fn a_start_after_a_crash_takes_zeros_away_and_nothing_else() {
+    let (one, dir) = folder();
+    one.claim("a").await.expect("claim");
+    stored(&one, 1, 50_000).await;
+    let id = place(&one, 40_000);
+    let blank = Bytes::from(vec![0; 40_000]);
+    one.put(id, vec![blank.clone()]).await.expect("put");
+    let path = pack_path(&dir, id);
+    end(one);
+    let (_, at) = find(id).expect("packed");
+    let end_of_objects = start(at) + room(at);
+    let file = OpenOptions::new().write(true).open(&path).expect("pack");
+    file.set_len(PACK_BYTES).expect("zeros");
+    let reopened = || async {
+        let folder = Folder::alone(dir.path()).expect("open");
+        folder.claim("a").await.expect("claim");
+        folder
+    };
+    let again = reopened().await;
+    assert_eq!(fs::metadata(&path).expect("pack").len(), end_of_objects);
+    assert!(read(&again, id, 40_000).await.expect("read") == blank);
+    end(again);
+    // Bytes that no entry tells of: a table may be damaged.
+    file.set_len(PACK_BYTES).expect("zeros");
+    let lost = end_of_objects + 5 * UNIT_BYTES;
+    file.write_all_at(b"lost", lost).expect("write");
+    end(reopened().await);
+    assert_eq!(fs::metadata(&path).expect("pack").len(), lost + UNIT_BYTES);
 }

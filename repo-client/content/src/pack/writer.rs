@@ -11,16 +11,17 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use sluice_repo::{ObjectId, PackPlace, RepoError, Result, Unsettled};
 
+use super::ahead::{Claim, Zeros};
 use super::group::{Pack, Sync};
 use super::{
-    Counts, FIRST_UNIT, PackName, TABLE_BYTES, UNIT_BYTES, UNITS, can_punch, find, no_place,
-    remove, remove_empty,
+    Counts, FIRST_UNIT, PackName, TABLE_BYTES, UNIT_BYTES, UNITS, can_punch, clear_away, find,
+    no_place, remove,
 };
 
 /// Longer objects get a file of their own: what that costs no longer matters beside writing them.
 const OBJECT_BYTES_MAX: u64 = 512 << 10;
 /// From here on in a pack the next one is made.
-const NEXT_FROM_UNIT: u16 = UNITS / 2;
+const NEXT_FROM_UNIT: u16 = UNITS / 16;
 
 /// Gives an error of a file its meaning.
 pub(crate) type Refused = fn(&Path, &io::Error) -> RepoError;
@@ -50,10 +51,15 @@ struct State {
     making: bool,
     /// Packs made so far.
     made: u32,
+    /// Packs that get no more objects, and where their last one ends.
+    full: Vec<(Arc<Pack>, u16)>,
 }
 
 struct Open {
     pack: Arc<Pack>,
+    zeros: Zeros,
+    /// The first unit that was not given, once no more are.
+    end: u16,
     /// Places given whose objects are not stored.
     under_way: usize,
 }
@@ -80,9 +86,9 @@ impl Packs {
         Ok(Some(packs))
     }
 
-    /// Clears away what earlier runs have left empty.
+    /// Clears away what earlier runs have left that nobody needs.
     pub(crate) fn tidy(&self) -> io::Result<()> {
-        remove_empty(&self.folder, self.run)
+        clear_away(&self.folder, self.run)
     }
 
     pub(crate) fn counts(&self) -> &Arc<Counts> {
@@ -109,19 +115,68 @@ impl Packs {
         let units = u16::try_from(len.div_ceil(UNIT_BYTES)).ok()?;
         let mut state = self.state.lock();
         let place = state.place(units);
-        if state.needs_next() {
-            state.making = true;
-            let (packs, number) = (self.clone(), state.made);
-            let made = std::thread::Builder::new()
-                .name("content-pack".into())
-                .spawn(move || packs.make_next(number));
-            if let Err(error) = made {
-                state.making = false;
-                tracing::warn!(%error, "no thread could be started to make a pack");
-            }
-        }
+        let next = state.needs_next().then_some(state.made);
+        state.making |= next.is_some();
+        let zeros = state
+            .zeros_wanted()
+            .and_then(|(number, zeros, goal)| zeros.begin(goal).then_some(number));
         drop(state);
+        if let Some(number) = next
+            && !self.start(move |packs| packs.make_next(number))
+        {
+            self.state.lock().making = false;
+        }
+        if let Some(number) = zeros
+            && !self.start(move |packs| packs.write_ahead(number))
+            && let Some(open) = self.state.lock().open.get_mut(&number)
+        {
+            open.zeros.give_up();
+        }
         place.map(|place| ObjectId::packed(self.run, place))
+    }
+
+    /// Work on a thread of its own; whether it was started.
+    fn start(self: &Arc<Packs>, work: impl FnOnce(&Arc<Packs>) + Send + 'static) -> bool {
+        let packs = self.clone();
+        let started = std::thread::Builder::new()
+            .name("content-pack".into())
+            .spawn(move || work(&packs));
+        if let Err(error) = &started {
+            tracing::warn!(%error, "no thread could be started to make room for objects");
+        }
+        started.is_ok()
+    }
+
+    /// Writes zeros to the next pack, as many as were wanted when the thread was started; before that gives back what full packs have left.
+    fn write_ahead(self: &Arc<Packs>, number: u32) {
+        let full = std::mem::take(&mut self.state.lock().full);
+        full.iter().for_each(|(pack, end)| pack.cut_off(*end));
+        let mut last = None;
+        // Alone with it, this thread only holds up its end.
+        while Arc::strong_count(self) > 1 {
+            let claim = self.state.lock().claim(number);
+            let Some(claim) = claim else { break };
+            let step = claim.write();
+            if let Some(open) = self.state.lock().open.get_mut(&number) {
+                open.zeros.written(step);
+            }
+            last = Some(claim);
+        }
+        if let Some(claim) = last {
+            claim.sync();
+        }
+        if let Some(open) = self.state.lock().open.get_mut(&number) {
+            open.zeros.end();
+        }
+    }
+
+    /// Bytes that a pack has ready for more objects.
+    pub(crate) fn ready(&self, name: PackName) -> u64 {
+        let state = self.state.lock();
+        let open = state.open.get(&name.number);
+        let open = open.filter(|_| name.run == self.run);
+        let ready = open.map_or(0, |open| open.zeros.ready(state.end_of(name.number)));
+        u64::from(ready) * UNIT_BYTES
     }
 
     /// Stores an object at the place that its name tells.
@@ -186,11 +241,17 @@ impl Packs {
 
     fn add(&self, number: u32, file: File) {
         let path = self.name(number).path(&self.folder);
+        let zeros = Zeros::of(&path);
         let refused = self.refused;
         let pack = Pack::new(file, self.sync.clone(), self.counts.clone(), move |error| {
             refused(&path, error)
         });
-        let open = Open { pack, under_way: 0 };
+        let open = Open {
+            pack,
+            zeros,
+            end: UNITS,
+            under_way: 0,
+        };
         let mut state = self.state.lock();
         state.open.insert(number, open);
         state.next = Some(number);
@@ -233,7 +294,15 @@ impl Drop for Taken {
 
 impl Drop for Packs {
     fn drop(&mut self) {
-        if let Some(unused) = self.state.get_mut().next.take() {
+        let state = self.state.get_mut();
+        let (unused, end) = (state.next.take(), state.end);
+        for (pack, end) in std::mem::take(&mut state.full) {
+            pack.cut_off(end);
+        }
+        if let Some((_, open)) = state.current_pack() {
+            open.pack.cut_off(end);
+        }
+        if let Some(unused) = unused {
             // Else the next run does it.
             let _ = remove(&self.name(unused).path(&self.folder));
         }
@@ -242,26 +311,61 @@ impl Drop for Packs {
 
 impl State {
     fn place(&mut self, units: u16) -> Option<PackPlace> {
-        let open = |state: &State| {
+        let in_current = |state: &State| {
             let open = state.open.get(&state.current?)?;
-            (!open.pack.has_failed() && UNITS - state.end >= units).then_some(())
+            let unit = open.zeros.behind(state.end, units);
+            (!open.pack.has_failed() && UNITS - unit >= units).then_some(unit)
         };
-        if open(self).is_none() {
-            self.turn_over()?;
-        }
-        let pack = self.current?;
-        self.open.get_mut(&pack)?.under_way += 1;
-        let unit = self.end;
-        self.end += units;
+        let unit = match in_current(self) {
+            Some(unit) => unit,
+            None => {
+                self.turn_over()?;
+                in_current(self)?
+            }
+        };
+        self.end = unit + units;
+        let (pack, open) = self.current_pack()?;
+        open.under_way += 1;
         Some(PackPlace { pack, unit, units })
+    }
+
+    fn current_pack(&mut self) -> Option<(u32, &mut Open)> {
+        let number = self.current?;
+        Some((number, self.open.get_mut(&number)?))
+    }
+
+    /// The first unit of a pack that is not given.
+    fn end_of(&self, pack: u32) -> u16 {
+        match self.current {
+            Some(current) if current == pack => self.end,
+            // The next one; of others nothing is left to give.
+            Some(current) if current > pack => UNITS,
+            _ => FIRST_UNIT,
+        }
+    }
+
+    /// The next pack, and how far it is to have zeros by now: to its end when the one before it is half full.
+    fn zeros_wanted(&mut self) -> Option<(u32, &mut Zeros, u16)> {
+        let (next, goal) = (self.next?, self.end.saturating_mul(2).min(UNITS));
+        self.current?;
+        Some((next, &mut self.open.get_mut(&next)?.zeros, goal))
+    }
+
+    fn claim(&mut self, pack: u32) -> Option<Claim> {
+        let is_next = self.next == Some(pack);
+        let open = self.open.get_mut(&pack).filter(|_| is_next)?;
+        open.zeros.claim()
     }
 
     /// Goes on in the next pack, if it is there.
     fn turn_over(&mut self) -> Option<()> {
         let next = self.next.take()?;
         let full = self.current.replace(next);
-        self.end = FIRST_UNIT;
+        let end = std::mem::replace(&mut self.end, FIRST_UNIT);
         if let Some(full) = full {
+            if let Some(open) = self.open.get_mut(&full) {
+                open.end = end;
+            }
             self.close_if_done(full);
         }
         Some(())
@@ -288,7 +392,109 @@ impl State {
     fn close_if_done(&mut self, pack: u32) {
         let done = |open: &Open| open.under_way == 0;
         if self.current != Some(pack) && self.open.get(&pack).is_some_and(done) {
-            self.open.remove(&pack);
+            let closed = self.open.remove(&pack);
+            self.full.extend(closed.map(|open| (open.pack, open.end)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ahead::{Step, zeros};
+    use super::*;
+
+    fn open() -> Open {
+        let file = tempfile::tempfile().expect("file");
+        let refused = |error: &io::Error| RepoError::Unavailable(error.to_string());
+        Open {
+            pack: Pack::new(file, Arc::new(|_: &File| Ok(())), Arc::default(), refused),
+            zeros: zeros(),
+            end: UNITS,
+            under_way: 0,
+        }
+    }
+
+    /// What an order of all that several threads do may be, from a seed.
+    struct Dice(u64);
+
+    impl Dice {
+        fn below(&mut self, end: u64) -> u64 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            self.0 % end
+        }
+    }
+
+    /// Gives one place, and checks it against all that were given and what is being written.
+    fn give(state: &mut State, dice: &mut Dice, given: &mut HashMap<u32, u16>, claim: &Writing) {
+        let units = 1 + dice.below(128) as u16;
+        let Some(place) = state.place(units) else {
+            return;
+        };
+        let end = given.entry(place.pack).or_insert(FIRST_UNIT);
+        assert!(place.unit >= *end, "given once");
+        *end = place.unit + units;
+        if let Some((pack, writing)) = claim
+            && *pack == place.pack
+        {
+            assert!(place.unit >= writing.end || *end <= writing.start);
+        }
+        state.settle(place.pack);
+    }
+
+    /// The pack and the units of it that a thread writes zeros to.
+    type Writing = Option<(u32, std::ops::Range<u16>)>;
+
+    #[test]
+    fn whatever_comes_first_no_place_is_given_where_zeros_are_written() {
+        for seed in 1..=20 {
+            let (mut state, mut dice) = (State::default(), Dice(seed * 0x9E37_79B9));
+            let mut given = HashMap::new();
+            let (mut thread, mut writing): (Option<u32>, Writing) = (None, None);
+            let mut met = 0;
+            for _ in 0..20_000 {
+                if state.next.is_none() && dice.below(4) == 0 {
+                    let number = state.made;
+                    state.open.insert(number, open());
+                    (state.next, state.made) = (Some(number), number + 1);
+                }
+                give(&mut state, &mut dice, &mut given, &writing);
+                if let Some((number, zeros, goal)) = state.zeros_wanted()
+                    && thread.is_none()
+                    && zeros.begin(goal)
+                {
+                    thread = Some(number);
+                }
+                let Some(number) = thread else { continue };
+                if writing.is_none() {
+                    let claim = state.claim(number);
+                    writing = claim.map(|claim| (number, claim.units()));
+                    if let Some((_, units)) = &writing {
+                        assert!(!given.contains_key(&number), "{units:?}");
+                    } else {
+                        thread = None;
+                        if let Some(open) = state.open.get_mut(&number) {
+                            open.zeros.end();
+                        }
+                    }
+                } else if dice.below(8) == 0 {
+                    let units = writing.take().map(|(_, units)| units).unwrap_or_default();
+                    let step = match dice.below(40) {
+                        0 => Step::Failed,
+                        1 => Step::Late,
+                        _ => Step::Written,
+                    };
+                    if let Some(open) = state.open.get_mut(&number) {
+                        open.zeros.written(step);
+                        let is_current = state.current == Some(number);
+                        met += u32::from(is_current);
+                        let failed = step == Step::Failed;
+                        assert!(!failed || open.zeros.behind(units.start, 1) == units.end);
+                    }
+                }
+            }
+            assert!(met > 0, "a pack got objects while zeros were written to it");
         }
     }
 }
