@@ -82,14 +82,7 @@ pub(super) fn is_of_use(pack: &Path) -> bool {
 /// As of a new pack, on any file system.
 #[cfg(test)]
 pub(super) fn zeros() -> Zeros {
-    Zeros {
-        file: tempfile::tempfile().ok().map(Arc::new),
-        to: FIRST_UNIT,
-        goal: FIRST_UNIT,
-        writing: None,
-        reserve: false,
-        busy: false,
-    }
+    Zeros::with(tempfile::tempfile().ok())
 }
 
 impl Zeros {
@@ -101,7 +94,10 @@ impl Zeros {
             .custom_flags(OFlags::DIRECT.bits() as i32);
         let in_place =
             |file: &File| fstatfs(file).is_ok_and(|s| IN_PLACE.contains(&(s.f_type as u64)));
-        let file = options.open(path).ok().filter(in_place);
+        Zeros::with(options.open(path).ok().filter(in_place))
+    }
+
+    fn with(file: Option<File>) -> Zeros {
         Zeros {
             file: file.map(Arc::new),
             to: FIRST_UNIT,

@@ -1,5 +1,6 @@
-//! The packs that this run puts objects into: gives places, begins the next pack before it is needed. Never waits when it gives a
-//! place: without room at hand there is none, and the object gets a file of its own.
+//! The packs that this run puts objects into: gives places, begins the next pack before it is needed, has zeros written into it (`ahead`),
+//! gives back what full ones have left. Never waits when it gives a place: without room at hand there is none, and the object gets a file
+//! of its own.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
