@@ -1,9 +1,10 @@
 //! PROXY protocol version 2, as load balancers speak it before a connection's own bytes: who the client really is. And what all heads
-//! do for connections that stay within this machine, as a balancer's there do.
+//! do for connections that stay within this machine, as a balancer's there do: sending unpaced, and busy polling.
 //!
 //! Owns the header's decoding and the rule whose word is taken. A header is believed, and demanded, only from the addresses that
 //! the administrator named: anybody else could claim to be another client. Never touches a byte behind the header.
 
+mod busy_poll;
 mod header;
 mod local;
 
@@ -15,6 +16,7 @@ use ipnet::IpNet;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
+pub use busy_poll::BusyPollReader;
 pub use header::{Announced, BadHeader};
 pub use local::{are_one_machine, send_unpaced_within_machine};
 

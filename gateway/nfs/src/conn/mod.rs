@@ -16,7 +16,7 @@ use sluice_nfs_wire::nfs3::{self, Stability};
 use sluice_nfs_wire::record::RecordReader;
 use sluice_nfs_wire::rpc::{self, CallHeader, Incoming};
 use sluice_nfs_wire::xdr::{Decoder, Encoder};
-use sluice_proxy::Ends;
+use sluice_proxy::{BusyPollReader, Ends};
 use sluice_vfs::in_own_task;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -115,11 +115,12 @@ pub(crate) async fn run(head: Arc<Head>, stream: TcpStream, ends: Ends, stop: Ca
 async fn read_loop(
     head: &Arc<Head>,
     connection: &Arc<Connection>,
-    mut read_half: OwnedReadHalf,
+    read_half: OwnedReadHalf,
     replies: &Arc<Outbox>,
     calls: &TaskTracker,
 ) -> &'static str {
     let budget = Arc::new(Semaphore::new(BUDGET_BYTES));
+    let mut stream = BusyPollReader::new(read_half);
     let mut records = RecordReader::new(RECORD_BYTES_MAX);
     let mut input = BytesMut::new();
     loop {
@@ -146,7 +147,7 @@ async fn read_loop(
         } else {
             RECORD_TIMEOUT
         };
-        match tokio::time::timeout(limit, read_half.read_buf(&mut input)).await {
+        match tokio::time::timeout(limit, stream.read_buf(&mut input)).await {
             Ok(Ok(0)) => return "closed by the client",
             Ok(Ok(_)) => {}
             Ok(Err(_)) => return "connection lost",

@@ -8,6 +8,7 @@ use std::task::Poll;
 
 use bytes::{Buf, BytesMut};
 use futures::FutureExt;
+use sluice_proxy::BusyPollReader;
 use sluice_smb_wire::header::{HEADER_LEN, PROTOCOL_ID, SMB1_PROTOCOL_ID};
 use sluice_smb_wire::transform::{TRANSFORM_ID, TRANSFORM_LEN, TransformHeader};
 use sluice_smb_wire::{Command, Flags, Header};
@@ -38,7 +39,7 @@ pub(super) struct Fatal(pub &'static str);
 /// Reads and starts requests until the peer goes, breaks the rules, or the connection is closed from inside.
 pub(super) async fn read_frames(conn: &Arc<Connection>, stream: OwnedReadHalf) {
     let options = &conn.server().options;
-    let mut frames = FrameReader::new(stream, FRAME_BYTES_BEFORE_LOGIN);
+    let mut frames = FrameReader::new(BusyPollReader::new(stream), FRAME_BYTES_BEFORE_LOGIN);
     let deadline = Instant::now() + options.login_timeout;
     let closed = conn.closed();
     tokio::pin!(closed);
