@@ -8,6 +8,7 @@ mod checkpoint;
 mod error;
 mod guard;
 mod log_room;
+mod name_filter;
 mod op;
 mod pool;
 mod read;

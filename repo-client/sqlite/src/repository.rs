@@ -22,6 +22,7 @@ use crate::cache::{Cache, Look};
 use crate::checkpoint::Checkpointer;
 use crate::error::db;
 use crate::guard::Guard;
+use crate::name_filter::{Filling, NameFilter};
 use crate::op::{accounts, attribute, check, commit, create, purge, remove, rename, stream};
 use crate::pool::{Readers, open_writer};
 use crate::row::{self, Entry};
@@ -55,6 +56,7 @@ pub struct SqliteRepository {
     readers: Arc<Readers>,
     writer: Writer,
     caches: Arc<Caches>,
+    pub(crate) filling: Filling,
     /// Held until the repository is closed.
     guard: Mutex<Option<Guard>>,
 }
@@ -66,6 +68,8 @@ struct Caches {
     nodes: Cache<NodeId, Arc<Attributes>>,
     /// All entries of a folder that fold to the same; empty: it is known that there is none.
     names: Cache<NameKey, Arc<[Entry]>>,
+    /// Which names there may be.
+    name_filter: Arc<NameFilter>,
     heads: Cache<ContentId, Head>,
     acls: Cache<NodeId, Option<Arc<Acl>>>,
     /// Lists by number; they never change.
@@ -74,10 +78,12 @@ struct Caches {
 }
 
 impl Caches {
-    fn new(options: &Options) -> Self {
+    /// For a repository with about so many names.
+    fn new(options: &Options, names: u64) -> Self {
         Caches {
             nodes: Cache::new(options.cached_nodes),
             names: Cache::new(options.cached_nodes),
+            name_filter: Arc::new(NameFilter::with_room(names)),
             heads: Cache::new(options.cached_head_bytes),
             acls: Cache::new(options.cached_nodes),
             acl_bodies: Cache::new(4096),
@@ -90,6 +96,11 @@ impl Kept for Caches {
     /// If it is not known to have been carried out, only that the old is no longer true.
     fn publish(&self, touched: Vec<Touch>, carried_out: bool) {
         for touch in touched {
+            if let Touch::Name(parent, fold, entries) = &touch
+                && !entries.is_empty()
+            {
+                self.name_filter.add(*parent, fold);
+            }
             match touch {
                 Touch::Saved(node) if carried_out => self.nodes.replace(node.id, node, 1),
                 Touch::Saved(node) => self.nodes.remove(&node.id),
@@ -134,7 +145,7 @@ impl SqliteRepository {
         let mut conn = open_writer(&options.path)?;
         schema::migrate(&mut conn)?;
         make_root(&conn)?;
-        let caches = Arc::new(Caches::new(&options));
+        let caches = Arc::new(Caches::new(&options, ids_given(&conn)? / 2));
         let checkpointer = Checkpointer::start(&options.path, &conn)?;
         let writer = Writer::start(conn, checkpointer, caches.clone())?;
         let orphans = writer.change(Lasting::Now, purge::release_all).await?;
@@ -144,10 +155,13 @@ impl SqliteRepository {
                 "deleted documents that were unlinked while open at the last stop"
             );
         }
+        let readers = Arc::new(Readers::new(&options.path));
+        let filling = Filling::start(caches.name_filter.clone(), readers.clone())?;
         Ok(SqliteRepository {
-            readers: Arc::new(Readers::new(&options.path)),
+            readers,
             writer,
             caches,
+            filling,
             guard: Mutex::new(Some(guard)),
         })
     }
@@ -190,8 +204,10 @@ impl SqliteRepository {
         match self.caches.names.look(&key) {
             Look::Hit(found) => Ok(found),
             Look::Miss(ticket) => {
-                let found: Arc<[Entry]> =
-                    self.look(|conn| row::entries(conn, parent, &key.1))?.into();
+                let found: Arc<[Entry]> = match self.caches.name_filter.may_have(parent, &key.1) {
+                    true => self.look(|conn| row::entries(conn, parent, &key.1))?.into(),
+                    false => Arc::default(),
+                };
                 self.caches.names.fill(key, found.clone(), 1, ticket);
                 Ok(found)
             }
@@ -282,6 +298,15 @@ impl SqliteRepository {
 /// What a content head takes in the cache.
 fn weight(head: &Head) -> usize {
     200 + head.manifest.inline.len() + head.manifest.objects.len() * 300
+}
+
+/// Ids given to nodes and names so far; of each about half.
+fn ids_given(conn: &Connection) -> Result<u64> {
+    conn.query_row("SELECT max(id) FROM node", [], |row| {
+        row.get::<_, Option<i64>>(0)
+    })
+    .map_err(db)
+    .map(|id| id.unwrap_or(0) as u64)
 }
 
 fn make_root(conn: &Connection) -> Result<()> {
@@ -712,6 +737,7 @@ impl Repository for SqliteRepository {
     }
 
     async fn close(&self) -> Result<()> {
+        self.filling.stop();
         self.writer.stop();
         drop(self.guard.lock().take());
         Ok(())

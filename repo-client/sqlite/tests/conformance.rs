@@ -33,6 +33,10 @@ proptest! {
         runtime.block_on(async {
             let (repo, _folder) = open().await;
             run_steps(&repo, &steps).await;
+            let folder = tempfile::tempdir().expect("folder");
+            let forgetful = Options { cached_nodes: 0, ..Options::new(folder.path().join("meta.db")) };
+            let repo = SqliteRepository::open(forgetful).await.expect("open");
+            run_steps(&repo, &steps).await;
         });
     }
 }

@@ -38,7 +38,9 @@ const BUDGET_BYTES: usize = 32 << 20;
 /// What the smallest call takes from the budget; so there are at most 512 calls under way.
 const CALL_BYTES_MIN: usize = 64 * 1024;
 /// Room made in the receive buffer before a read.
-const READ_BYTES: usize = 64 * 1024;
+const READ_BYTES: usize = 96 * 1024;
+/// With less room than this there is made more: a WRITE of 64 KiB with its header, which would be copied if it did not fit.
+const ROOM_MIN_BYTES: usize = 66 * 1024;
 /// A record that has begun must go on within this time.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(60);
 /// A connection without any request for this long is given up; clients reconnect when they need to.
@@ -138,8 +140,8 @@ async fn read_loop(
             }
         }
         let room = input.capacity() - input.len();
-        // A long record has its room already; more would copy it.
-        if room == 0 || (room < READ_BYTES / 2 && input.len() < READ_BYTES) {
+        // A record that has begun has its room already; more would copy it.
+        if room == 0 || (input.is_empty() && room < ROOM_MIN_BYTES) {
             input.reserve(READ_BYTES);
         }
         let limit = if records.is_between(&input) {
