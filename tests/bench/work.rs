@@ -75,6 +75,8 @@ const READS: usize = 8;
 
 /// Documents of each connection that are opened in turn.
 const OPENED: usize = 500;
+/// Documents of each connection that are renamed, and back, in turn.
+const RENAMED: usize = 100;
 
 /// All cases; `scale` multiplies how often. With 1 a sample takes some tenths of a second or more: in a few hundredths it tells how a machine
 /// that rested comes to work, for each server a little differently.
@@ -91,7 +93,7 @@ pub fn cases(scale: f64) -> Vec<Case> {
                 operations,
             });
         };
-        // Each upload over FTP takes a port of the server's for a minute, also those of documents that are renamed.
+        // Each upload over FTP takes a port of the server's for a minute.
         let uploads = match protocol {
             Protocol::Ftp => 1,
             Protocol::Smb | Protocol::Nfs => 3,
@@ -105,8 +107,8 @@ pub fn cases(scale: f64) -> Vec<Case> {
             add(Job::Open, 2, times(30_000));
         }
         add(Job::List(times(10_000)), 1, 3);
-        add(Job::Rename, 1, times(200 * uploads));
-        add(Job::Rename, 8, times(800 * uploads));
+        add(Job::Rename, 1, times(600));
+        add(Job::Rename, 8, times(2400));
         add(Job::WriteLarge(large), 1, 1);
         add(Job::ReadLarge(large), 1, READS);
     }
@@ -199,7 +201,7 @@ impl Case {
                 Job::Open | Job::Rename => {
                     let documents = match self.job {
                         Job::Open => each.min(OPENED),
-                        _ => each,
+                        _ => each.min(RENAMED),
                     };
                     for n in 0..documents {
                         client.upload(&name(at, n), &[1; 100])?;
@@ -238,7 +240,14 @@ impl Case {
                         let found = client.list()?;
                         ensure!(found >= entries, "the listing has {found} of {entries}");
                     }
-                    Job::Rename => client.rename(&name(at, n), &format!("r{}", name(at, n)))?,
+                    Job::Rename => {
+                        let plain = name(at, n % RENAMED);
+                        let renamed = format!("r{plain}");
+                        match (n / RENAMED).is_multiple_of(2) {
+                            true => client.rename(&plain, &renamed)?,
+                            false => client.rename(&renamed, &plain)?,
+                        }
+                    }
                     Job::WriteLarge(bytes) => client.write_large("large", bytes)?,
                     Job::ReadLarge(bytes) => client.read_large("large", bytes)?,
                 }

@@ -8,7 +8,7 @@ use sluice_repo::{
     Timestamp,
 };
 
-use super::{apply, bump, create, save};
+use super::{apply, bump, save};
 use crate::error::db;
 use crate::writer::{Touch, Tx};
 
@@ -40,7 +40,7 @@ pub(crate) fn set_acl(
     change: &AttributeChange,
 ) -> Result<Attributes> {
     let mut node = tx.node(id)?;
-    let acl = acl.map(|acl| create::acl_id(tx, &acl)).transpose()?;
+    let acl = acl.map(|acl| tx.acl_id(&acl)).transpose()?;
     tx.conn
         .prepare_cached("UPDATE node SET acl = ?2 WHERE id = ?1")
         .and_then(|mut s| s.execute(params![id.0 as i64, acl]))

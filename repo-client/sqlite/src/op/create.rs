@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use rusqlite::{OptionalExtension, params};
 use sluice_repo::{
-    Acl, Attributes, CaseMode, ContentId, Created, DosAttributes, Head, NewKind, NewNode, NodeId,
+    Attributes, CaseMode, ContentId, Created, DosAttributes, Head, NewKind, NewNode, NodeId,
     NodeKind, RepoError, Result, Version, check_name, fold_name,
 };
 
 use super::{attribute, commit, insert_entry, save, save_folder};
-use crate::error::{corrupt, db};
+use crate::error::db;
 use crate::row::{self, Entry};
 use crate::writer::{Touch, Tx};
 
@@ -73,7 +73,7 @@ fn repeated(
 fn create_at(tx: &mut Tx<'_>, mut parent: Attributes, name: &str, new: NewNode) -> Result<Created> {
     let id = NodeId(tx.new_id()? as u64);
     let mut node = fresh(tx, id, parent.id, &new);
-    let acl = new.acl.as_deref().map(|acl| acl_id(tx, acl)).transpose()?;
+    let acl = new.acl.as_deref().map(|acl| tx.acl_id(acl)).transpose()?;
     node.has_acl = acl.is_some();
     insert_node(tx, &node, acl, &new)?;
     insert_entry(tx, parent.id, name, fold_name(name), id)?;
@@ -182,12 +182,6 @@ fn insert_node(tx: &Tx<'_>, node: &Attributes, acl: Option<i64>, new: &NewNode) 
         })
         .map_err(db)?;
     Ok(())
-}
-
-/// Id under which an ACL is stored.
-pub(crate) fn acl_id(tx: &mut Tx<'_>, acl: &Acl) -> Result<i64> {
-    let body = serde_json::to_string(acl).map_err(|_| corrupt("an ACL that can't be written"))?;
-    tx.acl_id(body)
 }
 
 /// Adds a name to a node that is no folder.

@@ -4,10 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use rusqlite::Connection;
-use sluice_repo::{Attributes, ContentId, Head, NodeId, NodeKind, RepoError, Result, Timestamp};
+use sluice_repo::{
+    Acl, Attributes, ContentId, Head, NodeId, NodeKind, RepoError, Result, Timestamp,
+};
 
 use super::Kept;
-use crate::error::db;
+use crate::error::{corrupt, db};
 use crate::row::{self, Entry};
 
 /// Ids taken from the database at once.
@@ -66,7 +68,7 @@ enum LastTouch<'a> {
 pub(super) struct State {
     next_id: i64,
     reserved_id: i64,
-    acl_ids: HashMap<String, i64>,
+    acl_ids: HashMap<Acl, i64>,
 }
 
 impl Tx<'_> {
@@ -143,11 +145,13 @@ impl Tx<'_> {
         Ok(self.state.next_id - 1)
     }
 
-    /// Id of an ACL with this body, storing it if it is new.
-    pub(crate) fn acl_id(&mut self, body: String) -> Result<i64> {
-        if let Some(id) = self.state.acl_ids.get(&body) {
+    /// Id under which an ACL is stored; it is if it is new.
+    pub(crate) fn acl_id(&mut self, acl: &Acl) -> Result<i64> {
+        if let Some(id) = self.state.acl_ids.get(acl) {
             return Ok(*id);
         }
+        let body =
+            serde_json::to_string(acl).map_err(|_| corrupt("an ACL that can't be written"))?;
         let id = self
             .conn
             .prepare_cached("INSERT INTO acl(body) VALUES (?1) ON CONFLICT(body) DO UPDATE SET body = body RETURNING id")
@@ -156,7 +160,7 @@ impl Tx<'_> {
         if self.state.acl_ids.len() >= ACL_IDS_MAX {
             self.state.acl_ids.clear();
         }
-        self.state.acl_ids.insert(body, id);
+        self.state.acl_ids.insert(acl.clone(), id);
         Ok(id)
     }
 
