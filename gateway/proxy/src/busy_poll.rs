@@ -2,11 +2,12 @@
 //! of the reply, but a thread that went to sleep meanwhile is woken on a processor that went to sleep as well, which takes longer
 //! than the request. So the reading task of such a connection looks again for a moment before it sleeps.
 //!
-//! Owns the rule when that is worth a processor: never for more than one connection of the process, never where there is only one
-//! processor, never beyond [`LOOK_MAX`] after a reply, and not again after it was in vain until the client has proved quick anew.
-//! Other tasks of the thread, and the driver of all sockets and timers, run between any two looks.
+//! Owns the rule when that is worth a processor: for one connection of the process at a time, and not while requests come over another
+//! one that is read here (those of remote clients and of FTP are not); never where there is only one processor; never beyond [`LOOK_MAX`]
+//! after what came last was taken; and not again after it was in vain until the client has proved quick anew. Other tasks of the thread,
+//! and the driver of all sockets and timers, run between any two looks. A balancer on this machine is a client like any other.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::tcp::OwnedReadHalf;
+use tokio::task::yield_now;
 
 use crate::local::are_one_machine;
 
@@ -24,7 +26,7 @@ const QUICK_MAX: Duration = Duration::from_micros(100);
 /// That many quick requests in a row, with none of another client between them, before the first look.
 const QUICK_MIN: u32 = 8;
 
-/// The connection of which something was read last, of all in this process.
+/// The connection of which something was read here last, of all in this process.
 static TALKING: AtomicU64 = AtomicU64::new(0);
 /// The number of the next connection; 0 is none.
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -35,14 +37,7 @@ static HAS_SPARE_PROCESSOR: LazyLock<bool> =
 pub struct BusyPollReader {
     stream: OwnedReadHalf,
     /// `None` without busy polling.
-    looks: Option<Looks>,
-}
-
-/// What busy polling knows of a connection.
-struct Looks {
-    pace: Pace,
-    /// Each poll asks for another one after all else that the thread has to do.
-    again: Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
+    pace: Option<Pace>,
 }
 
 impl BusyPollReader {
@@ -52,15 +47,9 @@ impl BusyPollReader {
             (Ok(peer), Ok(local)) => are_one_machine(peer.ip(), local.ip()),
             _ => false,
         };
-        let looks = (is_near && *HAS_SPARE_PROCESSOR).then(|| Looks {
-            pace: Pace::new(NEXT.fetch_add(1, Ordering::Relaxed)),
-            again: Box::pin(async {
-                loop {
-                    tokio::task::yield_now().await;
-                }
-            }),
-        });
-        Self { stream, looks }
+        let pace = (is_near && *HAS_SPARE_PROCESSOR)
+            .then(|| Pace::new(NEXT.fetch_add(1, Ordering::Relaxed)));
+        Self { stream, pace }
     }
 }
 
@@ -71,11 +60,12 @@ impl AsyncRead for BusyPollReader {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if let Some(looks) = &mut self.looks {
+        if let Some(pace) = &mut self.pace {
             match read {
-                Poll::Ready(_) => looks.pace.came(&TALKING, Instant::now),
-                Poll::Pending if looks.pace.looks_again(&TALKING, Instant::now) => {
-                    let _ = looks.again.as_mut().poll(cx);
+                Poll::Ready(_) => pace.came(&TALKING, Instant::now),
+                // The first poll asks for the next one, after all else that the thread has to do.
+                Poll::Pending if pace.looks_again(&TALKING, Instant::now) => {
+                    let _ = pin!(yield_now()).poll(cx);
                 }
                 Poll::Pending => {}
             }
@@ -250,35 +240,36 @@ mod tests {
     #[tokio::test]
     async fn what_comes_after_the_last_look_wakes_the_reader() {
         let (mut reader, mut client) = pair().await;
-        let Some(looks) = &mut reader.looks else {
+        let Some(pace) = &mut reader.pace else {
             // This machine has one processor.
             return;
         };
-        looks.pace.quick = QUICK_MIN;
-        TALKING.store(looks.pace.id, Ordering::Relaxed);
-        let began = Instant::now();
-        let looking = poll_fn(|cx| {
+        pace.quick = QUICK_MIN;
+        TALKING.store(pace.id, Ordering::Relaxed);
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let writing = tokio::spawn(async move {
+            told.await.expect("looking ends");
+            client.write_all(b"later").await.expect("write");
+            client
+        });
+        let mut looked_in_vain = Some(tell);
+        let reading = poll_fn(|cx| {
             let mut room = [0; 8];
-            let read = Pin::new(&mut reader).poll_read(cx, &mut ReadBuf::new(&mut room));
-            assert!(read.is_pending(), "nothing was sent");
-            assert!(began.elapsed() < HANGS, "each look asks for the next one");
-            let looks = reader.looks.as_ref().expect("as before");
-            if looks.pace.quick == 0 {
-                Poll::Ready(())
-            } else {
-                Poll::Pending
+            let mut room = ReadBuf::new(&mut room);
+            let read = Pin::new(&mut reader).poll_read(cx, &mut room);
+            if reader.pace.as_ref().is_some_and(|pace| pace.quick == 0)
+                && let Some(tell) = looked_in_vain.take()
+            {
+                assert!(read.is_pending(), "nothing was sent");
+                tell.send(()).expect("the client waits");
             }
+            read.map(|done| done.map(|()| room.filled().to_vec()))
         });
-        timeout(HANGS, looking).await.expect("looking ends");
-        let reading = tokio::spawn(async move {
-            let mut got = [0; 5];
-            reader.read_exact(&mut got).await.expect("read");
-            got
-        });
-        tokio::task::yield_now().await;
-        client.write_all(b"later").await.expect("write");
+        let began = Instant::now();
         let got = timeout(HANGS, reading).await.expect("it is woken");
-        assert_eq!(&got.expect("reader"), b"later");
+        assert_eq!(got.expect("read"), b"later");
+        assert!(began.elapsed() < HANGS, "each look asks for the next one");
+        writing.await.expect("client");
     }
 
     #[tokio::test]

@@ -37,7 +37,7 @@ pub(crate) enum Look<V> {
 pub(crate) struct Ticket(u64);
 
 impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
-    /// Holds up to about twice `weight_max`, in units of what `put` says.
+    /// Holds up to about twice `weight_max`, in units of what `fill` says; with 0 nothing.
     pub(crate) fn new(weight_max: usize) -> Self {
         let shard = || Shard {
             generation: 0,
@@ -89,7 +89,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
     /// Fills in what a miss has found, unless something in the shard changed meanwhile.
     pub(crate) fn fill(&self, key: K, value: V, weight: usize, ticket: Ticket) {
         let mut shard = self.shard(&key).lock();
-        if shard.generation != ticket.0 {
+        if shard.generation != ticket.0 || self.weight_max == 0 {
             return;
         }
         if shard.weight + weight > self.weight_max {

@@ -2,8 +2,8 @@
 //! the very name that it will make. A Bloom filter (Bloom 1970) over folder and folded name.
 //!
 //! Owns the filter and its first filling from the database. Never denies a name that an answered change has made: bits are only
-//! ever set, by the writer before it answers, and until the filling is over nothing is denied. The names of deleted documents
-//! stay until the next start, and cost what a look costs.
+//! ever set, by the writer before it answers, and until the filling is over nothing is denied. Names that are gone stay until the next
+//! start and take room: with four times as many as there is room for one look in six is made in vain, with eight times as many every second.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use sluice_repo::{NodeId, RepoError, Result};
 use crate::error::db;
 use crate::pool::Readers;
 
-/// Bits for each name: with four of them set, one name in 400 that is nowhere is looked for all the same.
+/// Bits for each name that there is room for: then, with four of them set, one name in 400 that is nowhere is looked for all the same.
 const BITS_PER_NAME: u64 = 16;
 const BITS_SET: u64 = 4;
-/// Room for so many names at least, 2 MiB, and at most, 32 MiB. With more of them the filter denies less.
-const NAMES_MIN: u64 = 1 << 20;
+/// Room for so many names at least, 8 MiB, and at most, 32 MiB.
+const NAMES_MIN: u64 = 1 << 22;
 const NAMES_MAX: u64 = 1 << 24;
 /// Names that the filling reads at once.
 const CHUNK_NAMES: usize = 4096;
@@ -164,7 +164,7 @@ impl Drop for Filling {
 #[cfg(test)]
 mod tests {
     use sluice_repo::{CaseMode, ROOT, Replace, Repository};
-    use sluice_repo_suite::{file, rename};
+    use sluice_repo_suite::{file, made_folder, rename};
 
     use super::*;
     use crate::repository::{Options, SqliteRepository};
@@ -176,19 +176,24 @@ mod tests {
         filter
     }
 
-    async fn open(folder: &tempfile::TempDir) -> SqliteRepository {
-        let options = Options {
-            // Nothing is found in memory.
+    /// Nothing is found in memory.
+    fn forgetful(folder: &tempfile::TempDir) -> Options {
+        Options {
             cached_nodes: 0,
             ..Options::new(folder.path().join("meta.db"))
-        };
-        let repo = SqliteRepository::open(options).await.expect("open");
+        }
+    }
+
+    async fn open(folder: &tempfile::TempDir) -> SqliteRepository {
+        let repo = SqliteRepository::open(forgetful(folder))
+            .await
+            .expect("open");
         repo.filling.finish();
         repo
     }
 
-    async fn has(repo: &SqliteRepository, name: &str) -> bool {
-        match repo.lookup(ROOT, name, CaseMode::Insensitive).await {
+    async fn has(repo: &SqliteRepository, folder: NodeId, name: &str) -> bool {
+        match repo.lookup(folder, name, CaseMode::Insensitive).await {
             Ok(_) => true,
             Err(RepoError::NotFound) => false,
             Err(error) => panic!("{name}: {error}"),
@@ -216,13 +221,49 @@ mod tests {
             ("nowhere", false),
         ];
         for (name, there) in expected {
-            assert_eq!(has(&repo, name).await, there, "{name}");
+            assert_eq!(has(&repo, ROOT, name).await, there, "{name}");
         }
         repo.close().await.expect("close");
         drop(repo);
         let repo = open(&folder).await;
         for (name, there) in expected {
-            assert_eq!(has(&repo, name).await, there, "{name} after a restart");
+            assert_eq!(
+                has(&repo, ROOT, name).await,
+                there,
+                "{name} after a restart"
+            );
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn names_that_come_during_the_filling_are_found() {
+        let folder = tempfile::tempdir().expect("folder");
+        let repo = open(&folder).await;
+        let folders = [
+            made_folder(&repo, ROOT, "a").await.id,
+            made_folder(&repo, ROOT, "b").await.id,
+            made_folder(&repo, ROOT, "c").await.id,
+        ];
+        let old: Vec<_> = (0..CHUNK_NAMES)
+            .map(|n| (folders[n % 3], format!("old {n}")))
+            .collect();
+        let making = old.iter().map(|(folder, name)| file(&repo, *folder, name));
+        futures::future::try_join_all(making).await.expect("made");
+        repo.close().await.expect("close");
+        drop(repo);
+        let repo = SqliteRepository::open(forgetful(&folder))
+            .await
+            .expect("open");
+        let mut new = Vec::new();
+        for n in 0..100 {
+            let (at, name) = (folders[n % 3], format!("new {n}"));
+            file(&repo, at, &name).await.expect("made");
+            assert!(has(&repo, at, &name).await, "{name} at once");
+            new.push((at, name));
+        }
+        repo.filling.finish();
+        for (at, name) in old.iter().chain(&new) {
+            assert!(has(&repo, *at, name).await, "{name}");
         }
     }
 
@@ -231,11 +272,11 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let repo = open(&folder).await;
         file(&repo, ROOT, "old").await.expect("made");
-        assert!(has(&repo, "old").await);
+        assert!(has(&repo, ROOT, "old").await);
         let spoil = |tx: &mut Tx<'_>| tx.conn.execute_batch("DROP TABLE entry").map_err(db);
         assert_eq!(repo.change_each(vec![spoil]).await, [Ok(())]);
         for n in 0..20 {
-            assert!(!has(&repo, &format!("new {n}")).await);
+            assert!(!has(&repo, ROOT, &format!("new {n}")).await);
         }
     }
 

@@ -53,10 +53,11 @@ impl Options {
 
 /// Metadata in a SQLite file, open in this process alone.
 pub struct SqliteRepository {
+    /// First: it ends before the writer moves the log, in which it reads.
+    pub(crate) filling: Filling,
     readers: Arc<Readers>,
     writer: Writer,
     caches: Arc<Caches>,
-    pub(crate) filling: Filling,
     /// Held until the repository is closed.
     guard: Mutex<Option<Guard>>,
 }
@@ -99,6 +100,7 @@ impl Kept for Caches {
             if let Touch::Name(parent, fold, entries) = &touch
                 && !entries.is_empty()
             {
+                // Before the cache forgets the name, or is found to have forgotten it.
                 self.name_filter.add(*parent, fold);
             }
             match touch {
@@ -158,10 +160,10 @@ impl SqliteRepository {
         let readers = Arc::new(Readers::new(&options.path));
         let filling = Filling::start(caches.name_filter.clone(), readers.clone())?;
         Ok(SqliteRepository {
+            filling,
             readers,
             writer,
             caches,
-            filling,
             guard: Mutex::new(Some(guard)),
         })
     }

@@ -35,8 +35,8 @@ use writer::Outbox;
 const RECORD_BYTES_MAX: usize = crate::v3::TRANSFER_BYTES_MAX as usize + 64 * 1024;
 /// Bytes of requests and replies that one connection may have under way.
 const BUDGET_BYTES: usize = 32 << 20;
-/// What the smallest call takes from the budget; so there are at most 512 calls under way.
-const CALL_BYTES_MIN: usize = 64 * 1024;
+/// What the smallest call takes from the budget: it may be all that keeps a receive buffer. So there are at most 341 calls under way.
+const CALL_BYTES_MIN: usize = READ_BYTES;
 /// Room made in the receive buffer before a read.
 const READ_BYTES: usize = 96 * 1024;
 /// With less room than this there is made more: a WRITE of 64 KiB with its header, which would be copied if it did not fit.
