@@ -145,7 +145,7 @@ impl Tx<'_> {
         Ok(self.state.next_id - 1)
     }
 
-    /// Id under which an ACL is stored; it is if it is new.
+    /// Id under which an ACL is stored; one that is new is stored now.
     pub(crate) fn acl_id(&mut self, acl: &Acl) -> Result<i64> {
         if let Some(id) = self.state.acl_ids.get(acl) {
             return Ok(*id);
